@@ -1,0 +1,291 @@
+"""Views in a browser: pages of their own with the network off, and a live widget in JupyterLab.
+
+Needs Chromium; without it the tests are skipped, or fail if MULTIFORMER_REQUIRE_BROWSER=1.
+"""
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from multiformer.interpretability import AttentionView
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]
+HOSTILE = ["</script><script>window.harmed = 1</script>", "<img src=x onerror='window.harmed = 1'>", " the", "\n", " cat", "<!--"]
+N = len(HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    required = os.environ.get("MULTIFORMER_REQUIRE_BROWSER") == "1"
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        (pytest.fail if required else pytest.skip)("playwright is not installed")
+    if not CHROMIUM.exists():
+        (pytest.fail if required else pytest.skip)(f"there is no {CHROMIUM}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    "A function that opens a file with the network off; whatever the page complains about or asks for fails the test."
+    contexts, complaints = [], []
+
+    def open_(path, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "about:")) else complaints.append(request.url))
+        page.goto(f"file://{path}")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def random_patterns(layers=2, heads=3, n=N):
+    torch.manual_seed(0)
+    scores = 2 * torch.randn(layers, heads, n, n)
+    scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
+    return {f"blocks.{i}.attn.hook_pattern": pattern for i, pattern in enumerate(scores.softmax(-1))}
+
+
+@pytest.fixture(scope="module")
+def patterns():
+    return random_patterns()
+
+
+@pytest.fixture
+def path(patterns, tmp_path):
+    view = AttentionView(patterns, HOSTILE)
+    view.query, view.key = 4, 2
+    view.to_html(tmp_path / "view.html", title="Attention <b>")
+    return tmp_path / "view.html"
+
+
+def says(page, patterns, layer, head, query, key):
+    "Whether the readout gives these positions and the weight there."
+    text = page.inner_text(".mf-readout")
+    weight = patterns[f"blocks.{layer}.attn.hook_pattern"][head, query, key].item()
+    assert text.startswith(f"layer {layer}, head {head}: ")
+    assert [int(i) for i in re.findall(r"\((\d+)\)", text)] == [query, key], text
+    assert abs(float(text.split()[-1]) - weight) < 1e-4
+
+
+def test_click_and_hover(open_page, path, patterns):
+    page = open_page(path)
+    says(page, patterns, 0, 0, 4, 2)
+    page.get_by_role("gridcell", name="layer 1, head 2").click()
+    says(page, patterns, 1, 2, 4, 2)
+    assert page.get_by_role("gridcell", selected=True).get_attribute("aria-label") == "layer 1, head 2"
+
+    box = page.locator(".mf-plane").bounding_box()
+    at = lambda query, key: (box["x"] + box["width"] * (key + .5) / N, box["y"] + box["height"] * (query + .5) / N)
+    page.mouse.move(*at(5, 1))
+    says(page, patterns, 1, 2, 5, 1)
+    page.mouse.move(2, 2)                      # hovering only previews
+    says(page, patterns, 1, 2, 4, 2)
+    page.mouse.click(*at(3, 0))
+    page.mouse.move(2, 2)
+    says(page, patterns, 1, 2, 3, 0)
+    page.locator(".mf-token").nth(5).click()   # a token of the text becomes the query
+    page.mouse.move(2, 2)
+    says(page, patterns, 1, 2, 5, 0)
+
+
+def test_keyboard_alone(open_page, path, patterns):
+    page = open_page(path)
+    press = lambda *keys: [page.keyboard.press(key) for key in keys]
+    press("Tab", "ArrowDown", "ArrowRight", "Enter")   # among the heads
+    says(page, patterns, 1, 1, 4, 2)
+    press("Tab", "ArrowDown", "ArrowLeft")             # in the map
+    says(page, patterns, 1, 1, 5, 1)
+    press("ArrowDown", "Home")                         # stops at the edge
+    says(page, patterns, 1, 1, 5, 0)
+    press("Tab", "ArrowLeft", "ArrowLeft", "Enter")    # in the text
+    says(page, patterns, 1, 1, 3, 0)
+    press("Shift+Tab", "Shift+Tab")                    # Tab comes back to the head that was chosen
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "layer 1, head 1"
+
+
+def test_tokens_are_data(open_page, path):
+    page = open_page(path)
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+    shown = page.locator(".mf-token").all_text_contents()
+    assert shown == [token.replace("\n", "⏎") for token in HOSTILE]
+    assert page.inner_text("h1") == "Attention <b>"
+
+
+def test_roles_and_live_region(open_page, path):
+    page = open_page(path)
+    assert page.locator("[role=status][aria-live=polite]").count() == 1
+    for role, name in (("grid", "All heads"), ("application", "layer 0, head 0"), ("listbox", "The text"), ("img", "Scale")):
+        assert page.get_by_role(role, name=re.compile(name)).count() == 1, role
+    assert page.get_by_role("option", name=re.compile(r"^2 the, 0\.\d{3}$")).count() == 1
+
+
+def luminance(colour):
+    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    return sum(w * (c / 12.92 if c <= .04045 else ((c + .055) / 1.055) ** 2.4) for w, c in zip((.2126, .7152, .0722), channels))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours(open_page, tmp_path, theme):
+    "Weights keep their order in grayscale, in the pixels as in the text, and the text stays readable."
+    n = 40
+    weights = torch.linspace(0, 1, n).expand(1, n, n)
+    AttentionView({"ramp": weights}, [f" w{i}" for i in range(n)]).to_html(tmp_path / "ramp.html")
+    page = open_page(tmp_path / "ramp.html", color_scheme=theme)
+    styles = page.evaluate("[...document.querySelectorAll('.mf-token')].map(t => [t.style.background, t.style.color])")
+    tones = [luminance(background) for background, _ in styles]
+    assert tones == sorted(tones, reverse=theme == "light") and len(set(tones)) == n
+    for tone, (_, ink) in zip(tones, styles):
+        dim, bright = sorted((tone, luminance(ink)))
+        assert (bright + .05) / (dim + .05) > 4.4
+    pixels = page.evaluate("""(() => {
+      const canvas = document.querySelector('.mf-plane canvas');
+      return Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, 1).data);
+    })()""")
+    drawn = [luminance(" ".join(map(str, pixels[4 * i:4 * i + 3]))) for i in range(n)]
+    assert max(abs(a - b) for a, b in zip(drawn, tones)) < .02
+
+
+def test_narrow_page_and_sandboxed_frame(open_page, path, patterns, tmp_path):
+    page = open_page(path, viewport={"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    grid, plane = (page.locator(place).bounding_box() for place in (".mf-heads", ".mf-plane"))
+    assert plane["y"] > grid["y"] + grid["height"]         # one below the other
+
+    (tmp_path / "frame.html").write_text("<!doctype html><meta charset=utf-8>" + AttentionView(patterns, HOSTILE).frame(), encoding="utf-8")
+    frame = open_page(tmp_path / "frame.html").frames[1]
+    frame.get_by_role("gridcell", name="layer 1, head 0").click()
+    says(frame, patterns, 1, 0, N - 1, patterns["blocks.0.attn.hook_pattern"][0, -1].argmax().item())
+
+
+def test_layers_of_different_shape(open_page, tmp_path):
+    "Cross-attention over three positions beside self-attention: the cursor stays inside."
+    patterns = {"blocks.0.attn.hook_pattern": torch.eye(4).expand(3, 4, 4), "blocks.0.cross_attn.hook_pattern": torch.full((1, 4, 3), 1 / 3)}
+    AttentionView(patterns, ["a", "b", "c", "d"]).to_html(tmp_path / "cross.html")
+    page = open_page(tmp_path / "cross.html")
+    assert "d (3) → d (3) 1.0000" in page.inner_text(".mf-readout")
+    page.get_by_role("gridcell", name="cross_attn").click()
+    assert "d (3) → 2 (2) 0.3333" in page.inner_text(".mf-readout")
+    assert page.locator(".mf-strip").count() == 2
+    page.get_by_role("listbox", name="Queries").get_by_role("option").nth(1).click()
+    page.mouse.move(2, 2)
+    assert "b (1) → 2 (2)" in page.inner_text(".mf-readout")
+
+
+def test_long_text_is_smooth(open_page, tmp_path):
+    "128 tokens, 6 layers, 8 heads: moving the cursor costs a fraction of a frame."
+    n = 128
+    AttentionView(random_patterns(6, 8, n), [f" w{i}" for i in range(n)]).to_html(tmp_path / "long.html")
+    page = open_page(tmp_path / "long.html")
+    per_move = page.evaluate("""() => {
+      const plane = document.querySelector('.mf-plane'), box = plane.getBoundingClientRect();
+      const start = performance.now();
+      for (let i = 0; i < 200; i++) {
+        plane.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + 2 * i, clientY: box.top + 2 * i }));
+        plane.offsetHeight;
+      }
+      return (performance.now() - start) / 200;
+    }""")
+    assert per_move < 50   # milliseconds, on a busy machine
+
+
+NOTEBOOK = [
+    "import torch, ipywidgets\nfrom multiformer.interpretability import AttentionView\n"
+    "patterns = {f'blocks.{i}.attn.hook_pattern': torch.eye(5).expand(3, 5, 5) for i in range(2)}\n"
+    "view = AttentionView(patterns, ['a', 'b', 'c', '</script>', 'e'])\n"
+    "label = ipywidgets.HTML()\n"
+    "def tell(_=None): label.value = f'<p class=\"told\">{view.layer} {view.head} {view.query} {view.key}</p>'\n"
+    "view.observe(tell, ['layer', 'head', 'query', 'key'])\n"
+    "button = ipywidgets.Button(description='from Python')\n"
+    "button.on_click(lambda _: setattr(view, 'head', 0))",
+    "tell()\ndisplay(view, label, button)",
+]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    "JupyterLab on localhost, with one notebook in a folder of its own."
+    import nbformat
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in NOTEBOOK])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "python3"}
+    nbformat.write(notebook, tmp_path / "live.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(tmp_path / ".config"), "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
+             "--IdentityProvider.token=test", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=None",
+             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+            cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=2)
+                break
+            except OSError:
+                time.sleep(.5)
+        yield f"http://127.0.0.1:{port}/doc/tree/live.ipynb?reset&token=test"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_live_in_jupyterlab(browser, lab):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(lab)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
+    page.click(".jp-Notebook .jp-Cell >> nth=0")
+    page.get_by_role("menuitem", name="Run").first.click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    told = lambda text: page.wait_for_function("text => document.querySelector('.told')?.innerText === text", arg=text, timeout=60_000)
+    told("0 0 4 4")
+    page.get_by_role("gridcell", name="layer 1, head 2").click()
+    told("1 2 4 4")
+    page.locator(".mf-plane").focus()
+    active = "document.querySelectorAll('.jp-Notebook .jp-Cell').length + ':' + [...document.querySelectorAll('.jp-Notebook .jp-Cell')].findIndex(c => c.classList.contains('jp-mod-active'))"
+    before = page.evaluate(active)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    told("1 2 3 3")
+    assert page.evaluate(active) == before       # the arrows were not taken as the notebook's own shortcuts
+    page.get_by_role("button", name="from Python").click()
+    page.wait_for_function("document.querySelector('.mf-readout').innerText.startsWith('layer 1, head 0')", timeout=30_000)
+    assert "</script> (3) → </script> (3) 1.0000" in page.inner_text(".mf-readout")
+    assert not errors
+    page.close()
+
+
+def test_committed_output_is_the_page():
+    "The stored notebook shows the static page, and no widget that needs a kernel."
+    notebook = json.loads((ROOT / "nbs/interpretability/01_attention_view.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    frames = [output for output in outputs if "<iframe" in "".join(output.get("data", {}).get("text/html", ""))]
+    assert len(frames) == 1 and set(frames[0]["data"]) == {"text/html"}
