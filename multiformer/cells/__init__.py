@@ -5,8 +5,19 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/anatomy/index.ipynb #fec14e0a
+# %% ../../nbs/anatomy/index.ipynb #2de8bb9b
 import lazy_loader
 
-# %% ../../nbs/anatomy/index.ipynb #dd8aaf1e
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"hooks": ["HookPoint"]})
+# %% ../../nbs/anatomy/index.ipynb #df428a4d
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "hooks": ["HookPoint", "hook_points", "hook_names", "select", "record", "intervene"],
+    "embedding": ["TokenEmbedding", "position_rows", "LearnedPositions", "SinusoidalPositions", "Unembedding"],
+    "normalization": ["LayerNorm", "RMSNorm", "DyT"],
+    "activation": ["ACTIVATIONS", "relu", "squared_relu", "gelu", "gelu_tanh", "silu", "identity", "find_activation", "glu"],
+    "position": ["RoPEScaling", "rope_frequencies", "rope_tables", "apply_rope", "alibi_bias", "RelativeBias"],
+    "attention": ["causal_mask", "prefix_mask", "scaled_dot_product", "attend", "Attention"],
+    "feedforward": ["MLP", "GatedMLP"],
+    "mixture": ["within_capacity", "MixtureOfExperts", "load_balancing_loss", "MixtureOfDepths"],
+    "residual": ["Block"],
+    "encoder_decoder": ["padding_mask", "DecoderBlock"],
+})

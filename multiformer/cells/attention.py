@@ -125,8 +125,9 @@ class Attention(nn.Module):
             raise ValueError("context is another sequence, with positions of its own; expected causal=False and no rope")
         source = x if context is None else context
         q = self.hook_q(self.q_proj(x).unflatten(-1, (self.n_heads, self.head_width)))
-        k, v = (proj(source).unflatten(-1, (self.n_kv_heads, self.head_width)) for proj in (self.k_proj, self.v_proj))
-        q, k, v = self.q_norm(q), self.k_norm(self.hook_k(k)), self.hook_v(v)
+        k = self.hook_k(self.k_proj(source).unflatten(-1, (self.n_kv_heads, self.head_width)))
+        v = self.hook_v(self.v_proj(source).unflatten(-1, (self.n_kv_heads, self.head_width)))
+        q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None: q, k = apply_rope(q, rope), apply_rope(k, rope)
         q, k, v = self.hook_rot_q(q).transpose(1, 2), self.hook_rot_k(k).transpose(1, 2), v.transpose(1, 2)  # b h t k
         if cache is not None: k, v = cache.update(k, v)

@@ -88,7 +88,8 @@ def apply_rope(x: Float[Tensor, "b t h k"],                                 # qu
     "Turn each pair of coordinates i and i + k/2 by its angle. Raises `ValueError` if the tables haven't one row for each position."
     cos, sin = rope
     if cos.shape[-3] != x.shape[-3]: raise ValueError(f"{x.shape[-3]} positions to turn, but {cos.shape[-3]} rows of cos and sin")
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+    y = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return y if y.dtype == x.dtype else y.to(x.dtype)
 
 # %% ../../nbs/anatomy/04_position.ipynb #f9fbc331
 def alibi_bias(n_heads: int,

@@ -44,9 +44,11 @@ def column_texts(rows: Iterable[dict],  # a `Dataset` or `IterableDataset`
 
 # %% ../../nbs/data-prep/00_sources.ipynb #6c318357
 TABLES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
+
+# %% ../../nbs/data-prep/00_sources.ipynb #a779a321
 TEXT_FILES = (".txt", ".text", ".md", ".rst", ".py")
 
-# %% ../../nbs/data-prep/00_sources.ipynb #3d92bc53
+# %% ../../nbs/data-prep/00_sources.ipynb #6808e455
 def file_texts(path: Path, column: str) -> Iterator[str]:
     "The texts of one file: a table by its ending, otherwise a text. Raises `ValueError` for a damaged table."
     if path.suffix not in TABLES or path.stat().st_size == 0: return (yield from text_file(path))
@@ -55,7 +57,7 @@ def file_texts(path: Path, column: str) -> Iterator[str]:
     try: yield from column_texts(load_dataset(TABLES[path.suffix], data_files=str(path), split="train", streaming=True), column)
     except ArrowInvalid as error: raise ValueError(f"{path} can't be read as {TABLES[path.suffix]}: {error}") from None
 
-# %% ../../nbs/data-prep/00_sources.ipynb #21034dcf
+# %% ../../nbs/data-prep/00_sources.ipynb #d0b74950
 def folder_texts(path: Path, split: str, column: str) -> Iterator[str]:
     "The texts of a folder, saved by `datasets` or full of files. Raises `ValueError` if there is no file that it can read."
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
@@ -68,7 +70,7 @@ def folder_texts(path: Path, split: str, column: str) -> Iterator[str]:
     if not files: raise ValueError(f"no file in {path} ends in {', '.join((*TABLES, *TEXT_FILES))}")
     return chain.from_iterable(file_texts(file, column) for file in files)
 
-# %% ../../nbs/data-prep/00_sources.ipynb #8d593e21
+# %% ../../nbs/data-prep/00_sources.ipynb #4a369d86
 def hub_texts(name: str, split: str, streaming: bool, column: str) -> Iterator[str]:
     "The texts of a data set on the hub. Raises `ValueError` if it can't be had."
     from datasets import load_dataset
@@ -77,7 +79,7 @@ def hub_texts(name: str, split: str, streaming: bool, column: str) -> Iterator[s
         raise ValueError(f"{name!r} is no built-in source, there is no file or folder of that name, and as a data set of the hub it can't be loaded: {error}") from error
     return column_texts(rows, column)
 
-# %% ../../nbs/data-prep/00_sources.ipynb #f99c1a22
+# %% ../../nbs/data-prep/00_sources.ipynb #4f66ce55
 def source_texts(source: str | Path, split: str, streaming: bool, column: str, n: int) -> Iterator[str]:
     "The texts of any source, one by one; `load_text` says which."
     if not str(source).strip(): raise ValueError("the source is an empty name")
@@ -93,7 +95,7 @@ def source_texts(source: str | Path, split: str, streaming: bool, column: str, n
         raise ValueError(f"there is no file or folder {str(source)!r}")
     return hub_texts(source, split, streaming, column)
 
-# %% ../../nbs/data-prep/00_sources.ipynb #25c94ce5
+# %% ../../nbs/data-prep/00_sources.ipynb #60723f24
 def load_text(source: str | Path,      # 'storybook', 'stdlib', a file, a folder, or the name of a data set on the hub
               split: str = "train",    # storybook: train, validation or test; files: train
               streaming: bool = False, # an iterator instead of a list

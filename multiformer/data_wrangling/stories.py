@@ -22,9 +22,11 @@ HELD_OUT = {"girl": "Clara Alice Ivy".split(), "boy": "Felix Simon Theo".split()
 
 # %% ../../nbs/data-prep/01_storybook.ipynb #419f4c8a
 THINGS = "ball kite book hat map key doll drum cup lamp coin shell rope bell boat flute basket blanket ring feather".split()
+
+# %% ../../nbs/data-prep/01_storybook.ipynb #d1b0216c
 ADJECTIVES = "red blue green yellow white black little big old new shiny pretty".split()
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #e24fe916
+# %% ../../nbs/data-prep/01_storybook.ipynb #091bd056
 PLACES = {  # place: preposition, why one goes there
     "garden": ("in", "wanted to smell the flowers"), "park": ("in", "wanted to climb the trees"), "kitchen": ("in", "wanted to eat some bread"),
     "forest": ("in", "wanted to hear the birds"), "school": ("at", "wanted to see the teacher"), "beach": ("at", "wanted to swim in the sea"),
@@ -32,12 +34,16 @@ PLACES = {  # place: preposition, why one goes there
     "hill": ("on", "wanted to look at the clouds"), "barn": ("in", "wanted to feed the horse"), "library": ("in", "wanted to read for a while"),
     "bridge": ("by", "wanted to throw stones into the water"), "farm": ("at", "wanted to pet the sheep")}
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #a4a4c734
+# %% ../../nbs/data-prep/01_storybook.ipynb #07665216
 INDOORS = ("kitchen", "school", "barn", "library")
+
+# %% ../../nbs/data-prep/01_storybook.ipynb #d9f228da
 SPOTS = (("under a tree", "behind a bush", "in the grass", "near a big rock", "beside the path"), ("under a table", "behind the door", "on a shelf", "in a box", "beside a chair"))
+
+# %% ../../nbs/data-prep/01_storybook.ipynb #08d7333a
 TRAITS = "kind brave clever happy quiet gentle funny little young".split()
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #55c2cff6
+# %% ../../nbs/data-prep/01_storybook.ipynb #8d0ad8f1
 PHRASES = {
     "tells/one": ["There was once a {trait} {girl} named {A}.", "{A} was a {trait} {girl}.", "Once upon a time, there was a {trait} {girl} named {A}."],
     "tells/two": ["{A} and {B} were good friends.", "Once upon a time, there were two friends named {A} and {B}.", "{A} liked to play with {B}."],
@@ -90,7 +96,7 @@ PHRASES = {
     "ends": ["In the end, {thered} was with {A}.", "At the end of the day, {the} belonged to {A}.", "When the day was over, the one who had {the} was {A}.",
              "That night, {thered} was safe with {A}.", "So {the} stayed with {A}.", "Now {thered} belonged to {A}."]}
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #1520f91d
+# %% ../../nbs/data-prep/01_storybook.ipynb #1e8cd6d9
 @dataclass(frozen=True)
 class Event:
     "One sentence of a story: what happens in it, and the phrase that says so."
@@ -101,10 +107,10 @@ class Event:
     whom: str | None = None   # the other person
     place: str | None = None  # the place it is about
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #cf77836d
+# %% ../../nbs/data-prep/01_storybook.ipynb #299e2d38
 PRONOUNS = {"girl": dict(he="she", his="her", him="her"), "boy": dict(he="he", his="his", him="him")}
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #0981c59e
+# %% ../../nbs/data-prep/01_storybook.ipynb #8cf705a5
 def sentence(e: Event,
              names: dict[str, str],  # name -> 'girl' or 'boy'
              things: dict[str, str]  # thing -> its adjective
@@ -120,7 +126,7 @@ def sentence(e: Event,
     if e.place: slots |= dict(at=f"{PLACES[e.place][0]} the {e.place}", to=f"to the {e.place}")
     return e.phrase.format_map(slots)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #ab529bb2
+# %% ../../nbs/data-prep/01_storybook.ipynb #0244c2db
 RULES = {  # kind: when it can happen, given the world `w`, the event `e` and the holder `h` of its thing
     "has": lambda w, e, h: e.who in w.where and h is None and e.what not in w.where,
     "finds": lambda w, e, h: e.who in w.where and h is None and e.what not in w.where,
@@ -137,7 +143,7 @@ RULES = {  # kind: when it can happen, given the world `w`, the event `e` and th
     "leads": lambda w, e, h: w.near(e.who, e.whom) and w.where[e.who] != e.place,
     "shares": lambda w, e, h: w.near(e.who, e.whom)}
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #7378fd4f
+# %% ../../nbs/data-prep/01_storybook.ipynb #a770d64a
 class World:
     "Who is where and who has what. An event changes it, or cannot happen."
     def __init__(self):
@@ -170,19 +176,19 @@ class World:
             self.had.add((self.has[e.what], e.what))
             self.where.pop(e.what, None)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #16689d5b
+# %% ../../nbs/data-prep/01_storybook.ipynb #ea9689d7
 def mentions(e: Event) -> list[str]:
     "The people whom the sentence of `e` names or means."
     return [p for p, slots in ((e.who, "{A} {S} {he} {He} {his}"), (e.whom, "{B}")) if any(s in e.phrase for s in slots.split())]
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #d1d11a35
+# %% ../../nbs/data-prep/01_storybook.ipynb #27f60789
 def clear(e: Event, before: list[str], names: dict[str, str]) -> bool:
     "Whether the pronouns of `e` can only mean the right people, when the sentence before mentions `before`."
     if "{A}" in e.phrase: return True
     if "they " in e.phrase: return before == [e.who, e.whom]
     return not any(s in e.phrase for s in ("{he}", "{He}", "{his}")) or [p for p in before if names[p] == names[e.who]] == [e.who]
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #91e588e5
+# %% ../../nbs/data-prep/01_storybook.ipynb #3d7a06e1
 @dataclass(frozen=True)
 class Story:
     "A text and the truth about it."
@@ -203,7 +209,7 @@ class Story:
         "The text up to the answer, without the space before it."
         return self.text.removesuffix(f" {self.answer}.")
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #0e9a6d84
+# %% ../../nbs/data-prep/01_storybook.ipynb #b3f150d9
 def tell(events: Sequence[Event], names: dict[str, str], things: dict[str, str]) -> Story:
     "The story of `events`. Raises `ValueError` if an event cannot happen or a pronoun would be unclear."
     world, before = World(), []
@@ -214,13 +220,13 @@ def tell(events: Sequence[Event], names: dict[str, str], things: dict[str, str])
     where = world.where | {thing: world.where[who] for thing, who in world.has.items()}
     return Story(" ".join(sentence(e, names, things) for e in events), names, things, dict(world.has), where, tuple(events))
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #9f8d4081
+# %% ../../nbs/data-prep/01_storybook.ipynb #0f2dc40c
 def draw(rng: Random, options: Sequence[str], n: int) -> list[str]:
     "`n` different ones of `options`."
     options = list(options)
     return [options.pop(int(rng.random() * len(options))) for _ in range(n)]
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #672aa403
+# %% ../../nbs/data-prep/01_storybook.ipynb #9e53e956
 class Plot:
     "A story in the making: a world, a cast, the events so far, and a source of chance."
     def __init__(self, rng: Random, names: dict[str, str], things: dict[str, str]):
@@ -251,13 +257,13 @@ class Plot:
         self.world.happen(e)
         self.events.append(e)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #b69c6935
+# %% ../../nbs/data-prep/01_storybook.ipynb #52a16764
 def acquire(plot: Plot, who: str, what: str) -> None:
     "`who` finds `what`, or has it already."
     plot.add("finds" if plot.chance(.6) else "has", who, what)
     if plot.chance(.35): plot.add("enjoys", who, what)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #f0ab6ad6
+# %% ../../nbs/data-prep/01_storybook.ipynb #dc0c220a
 def opening(plot: Plot, people: list[str], what: str) -> None:
     "Everybody comes in, and the first of them has or finds `what`."
     a, b, *more = people
@@ -275,7 +281,7 @@ def opening(plot: Plot, people: list[str], what: str) -> None:
     for c in more: plot.add("meets", a, whom=c)
     if not (alone and early): acquire(plot, a, what)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #2fad78ec
+# %% ../../nbs/data-prep/01_storybook.ipynb #787de52a
 def give(plot: Plot, what: str) -> None:
     "The holder gives `what` to somebody near, perhaps after being asked; or refuses."
     holder = plot.world.has[what]
@@ -288,7 +294,7 @@ def give(plot: Plot, what: str) -> None:
     plot.add("gives/back" if (whom, what) in plot.world.had and plot.chance(.7) else "gives", holder, what, whom)
     if plot.chance(.4): plot.add("thanks", whom, what, holder)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #d85b298b
+# %% ../../nbs/data-prep/01_storybook.ipynb #dee13864
 def take(plot: Plot, what: str) -> None:
     "Somebody near takes `what` from its holder, who minds and may get it back."
     holder = plot.world.has[what]
@@ -297,7 +303,7 @@ def take(plot: Plot, what: str) -> None:
     if plot.chance(.7): plot.add("minds", holder, what, taker)
     if plot.chance(.3): plot.add("gives/sorry", taker, what, holder)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #33f4f8b2
+# %% ../../nbs/data-prep/01_storybook.ipynb #04ae9f2b
 def lose(plot: Plot, what: str) -> None:
     "The holder drops `what`; somebody near picks it up, or the holder comes back for it."
     holder = plot.world.has[what]
@@ -311,7 +317,7 @@ def lose(plot: Plot, what: str) -> None:
     plot.add("goes/back", holder, place=place)
     plot.add("picks", holder, what)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #a94e390d
+# %% ../../nbs/data-prep/01_storybook.ipynb #ec18609d
 def travel(plot: Plot) -> None:
     "One person goes somewhere else, or two who are together do."
     a = plot.pick([p for p in plot.names if p != plot.events[-1].who])
@@ -322,7 +328,7 @@ def travel(plot: Plot) -> None:
         plot.add("leads", a, whom=b, place=place)
     else: plot.add("goes", a, place=place)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #819172c1
+# %% ../../nbs/data-prep/01_storybook.ipynb #fd7688a7
 def idle(plot: Plot) -> None:
     "A sentence that changes nothing."
     a, kind = plot.pick(list(plot.names)), plot.pick(("feels", "feels", "does", "says", "shares", "shares", "sky", "nature"))
@@ -332,7 +338,7 @@ def idle(plot: Plot) -> None:
     elif kind == "nature": plot.add("nature")
     else: plot.add("does" if kind == "shares" else kind, a)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #1972a0cc
+# %% ../../nbs/data-prep/01_storybook.ipynb #2df92309
 def scene(plot: Plot, what: str) -> None:
     "Something happens to `what`, or somebody goes somewhere."
     kind = plot.pick((give, give, give, take, lose, travel, idle))
@@ -341,7 +347,7 @@ def scene(plot: Plot, what: str) -> None:
     elif holder and (kind is lose or plot.near(holder)): kind(plot, what)
     else: travel(plot)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #76e795c7
+# %% ../../nbs/data-prep/01_storybook.ipynb #1fdd215a
 def ending(plot: Plot) -> None:
     "Where somebody is or who has the other things, and at last who has the first thing."
     main, *others = plot.things
@@ -357,7 +363,7 @@ def ending(plot: Plot) -> None:
         plot.add("ends/it", holder, main)
     else: plot.add("ends", holder, main)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #a488eb57
+# %% ../../nbs/data-prep/01_storybook.ipynb #e6b1c383
 def draw_plot(rng: Random, cast: dict[str, list[str]]) -> Plot:
     "One plot by chance: opening, scenes, a pause in which the first thing isn't touched, ending."
     gender = {name: kind for kind, names in cast.items() for name in names}
@@ -375,7 +381,7 @@ def draw_plot(rng: Random, cast: dict[str, list[str]]) -> Plot:
     ending(plot)
     return plot
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #6b025cf0
+# %% ../../nbs/data-prep/01_storybook.ipynb #acaff9b4
 def make_story(rng: Random, cast: dict[str, list[str]] = NAMES) -> Story:
     "The first story that chance makes of at most 12 sentences in which the first thing last changes hands well before the end."
     while True:
@@ -383,7 +389,7 @@ def make_story(rng: Random, cast: dict[str, list[str]] = NAMES) -> Story:
         last = max(i for i, e in enumerate(plot.events) if e.kind in ("has", "finds", "gives", "takes", "picks") and e.what == next(iter(plot.things)))
         if len(plot.events) <= 12 and len(plot.events) - last > 3: return tell(plot.events, plot.names, plot.things)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #cc51461e
+# %% ../../nbs/data-prep/01_storybook.ipynb #9d1c6cfc
 @dataclass(frozen=True)
 class Storybook(Sequence):
     "Stories that are made when they are asked for: story `i` is the same in a book of any length."
@@ -398,7 +404,7 @@ class Storybook(Sequence):
         if not -self.n <= i < self.n: raise IndexError(f"story {i} of {self.n}")
         return make_story(Random(f"story {self.seed} {i % self.n}"), HELD_OUT if self.held_out else NAMES)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #4014b742
+# %% ../../nbs/data-prep/01_storybook.ipynb #31733eb6
 def storybook(n: int,                 # number of stories
               seed: int = 0,          # another seed gives other stories
               held_out: bool = False  # use the names that no other storybook uses
@@ -407,7 +413,7 @@ def storybook(n: int,                 # number of stories
     if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"n = {n!r}; expected a whole number of stories, at least 1")
     return Storybook(n, seed, held_out)
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #5d1b2374
+# %% ../../nbs/data-prep/01_storybook.ipynb #691b6831
 def counterfactual(story: Story) -> Story:
     "The same story with one word changed before its answer, and so another answer. Raises `ValueError` if it has no such twin."
     for i, e in enumerate(story.events[:-1]):
@@ -419,7 +425,7 @@ def counterfactual(story: Story) -> Story:
             if len(changed) == 2 and other.answer != story.answer and changed[0].strip(".,") in story.names: return other
     raise ValueError(f"no single word of this story changes who has the {next(iter(story.things))}")
 
-# %% ../../nbs/data-prep/01_storybook.ipynb #83a9d77b
+# %% ../../nbs/data-prep/01_storybook.ipynb #6f63810b
 def story_pairs(n: int, seed: int = 0, held_out: bool = False) -> list[tuple[Story, Story]]:
     "`n` stories of the book with this seed that have a counterfactual, each with its twin. Raises `ValueError` for n < 1."
     if n < 1: raise ValueError(f"n = {n}; expected at least 1 pair")

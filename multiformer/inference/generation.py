@@ -33,36 +33,33 @@ def column_major(model: nn.Module) -> Iterator[None]:
 def generate_steps(model: nn.Module,
                    tokens: Int[Tensor, "b t"],       # the prompts, all of the same length
                    max_new_tokens: int = 100,
-                   temperature: float = 1.0,         # 0: greedy
-                   top_k: int | None = None,
-                   top_p: float | None = None,
                    seed: int | None = None,          # None: another text each time
                    eos_id: int | None = None,        # a row ends with this token
-                   cache: bool = True                # False: read everything again at each step
+                   cache: bool = True,               # False: read everything again at each step
+                   **sampling                        # `temperature` (0: greedy), `top_k`, `top_p` of `sample`
                   ) -> Iterator[Int[Tensor, "b"]]:
     "Yield one new token per row and step. Raises `ValueError` if prompt and continuation exceed the context."
-    total = tokens.shape[-1] + max_new_tokens
-    if total > model.config.context: raise ValueError(f"{tokens.shape[-1]} tokens and {max_new_tokens} new ones exceed the context of {model.config.context}")
+    if (total := tokens.shape[-1] + max_new_tokens) > model.config.context:
+        raise ValueError(f"{tokens.shape[-1]} tokens and {max_new_tokens} new ones exceed the context of {model.config.context}")
     if tokens.shape[-1] < 1: raise ValueError("the prompt is empty; give at least one token")
-    generator = torch.Generator(tokens.device)
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    past = KVCache(model, len(tokens), total) if cache else None
-    done, unread = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device), tokens
+    generator = torch.Generator(tokens.device).manual_seed(torch.Generator().seed() if seed is None else seed)
+    past, unread = KVCache(model, len(tokens), total) if cache else None, tokens
+    done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     with column_major(model):
         for _ in range(max_new_tokens):
-            chosen = sample(model(unread, past)[:, -1], temperature, top_k, top_p, generator)
+            chosen = sample(model(unread, past)[:, -1], generator=generator, **sampling)
             if eos_id is not None:
                 chosen = chosen.masked_fill(done, eos_id)
                 done |= chosen == eos_id
             yield chosen
-            if eos_id is not None and done.all(): return
+            if done.all(): return
             unread = chosen[:, None] if cache else torch.cat((unread, chosen[:, None]), 1)
 
 # %% ../../nbs/inference/02_generation.ipynb #3b6daee3
 def generate(model: nn.Module,
              tokens: Int[Tensor, "b t"],  # the prompts
              max_new_tokens: int = 100,
-             **options                    # of `generate_steps`
+             **options                    # of `generate_steps`: `temperature`, `top_k`, `top_p`, `seed`, `eos_id`, `cache`
             ) -> Int[Tensor, "b s"]:
     "The prompts and their continuations; a row that ends early is filled with `eos_id`."
     return torch.cat((tokens, *(chosen[:, None] for chosen in generate_steps(model, tokens, max_new_tokens, **options))), 1)

@@ -315,8 +315,7 @@ function render({ model, el }) {
   };
   build();
   const events = names.map((name) => `change:${name}`).join(" ");
-  model.on(events, select);
-  model.on("change:data", build);
+  model.on(events, select); model.on("change:data", build);
   const leave = onStage(el, draw);
   return () => { model.off(events, select); model.off("change:data", build); leave(); };
 }
@@ -352,8 +351,7 @@ ATTENTION_CSS = """
 .mf-crowded span:not(.mf-on){visibility:hidden}
 .mf-plane{position:relative!important;grid-row:2;cursor:crosshair;box-shadow:0 0 0 1px var(--mf-line)}
 .mf-plane canvas{width:100%;height:100%;display:block}
-.mf-box{position:absolute;pointer-events:none;box-sizing:border-box}
-.mf-row,.mf-column{outline:1px solid var(--mf-muted);outline-offset:0}
+.mf-box{position:absolute;pointer-events:none;box-sizing:border-box} .mf-row,.mf-column{outline:1px solid var(--mf-muted);outline-offset:0}
 .mf-cell{outline:2px solid var(--mf-accent)}
 .mf-room{grid-area:room}
 .mf-strip+.mf-strip{margin-top:8px}

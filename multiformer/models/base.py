@@ -60,8 +60,8 @@ class Model(nn.Module):
         self.config, self.tokenizer = config, None
 
     def check_tokens(self, tokens: Int[Tensor, "b t"], offset: int = 0) -> None:
-        "Raise `ValueError` unless `tokens` is a batch of integer rows that fits the context, after `offset` tokens that came before."
-        if tokens.ndim != 2 or tokens.is_floating_point(): raise ValueError(f"tokens must be integers of shape (batch, sequence), not {tokens.dtype} of shape {tuple(tokens.shape)}")
+        "Raise `ValueError` unless `tokens` is a batch of integer rows, not empty, that fits the context after the `offset` tokens that came before."
+        if tokens.ndim != 2 or tokens.is_floating_point() or not tokens.shape[1]: raise ValueError(f"tokens must be integers of shape (batch, sequence), not {tokens.dtype} of shape {tuple(tokens.shape)}")
         end = offset + tokens.shape[1]
         if end > self.config.context: raise ValueError(f"the sequence has {end} tokens, the context of this model holds {self.config.context}")
 
