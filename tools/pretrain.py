@@ -34,11 +34,11 @@ def main(out: Path, steps: int, n_stories: int, work: Path) -> None:
     torch.manual_seed(0)
     training = texts(n_stories, TRAIN_SEED)
     tokenizer = Tokenizer.train(training[:20_000], vocab_size=1024)
-    config = BLMConfig(vocab_size=tokenizer.vocab_size, context=256, d_model=144, n_layers=6, n_heads=4, n_kv_heads=2, d_ff=384)
+    config = BLMConfig(vocab_size=tokenizer.vocab_size, context=160, d_model=144, n_layers=4, n_heads=4, n_kv_heads=2, d_ff=384)
     model = BLM(config)
     windows, valid = (pack(tokenizer.encode_batch(t), config.context + 1, tokenizer.eos_id) for t in (training, texts(500, VALID_SEED)))
-    settings = TrainConfig(steps=steps, batch_size=8, lr=4e-3, warmup=0.03, weight_decay=0.05, bf16=True, eval_every=500, save_every=500, log_every=20)
-    print(f"{model.n_parameters:,} parameters, {windows.numel():,} tokens, {steps * 8 / len(windows):.2f} epochs")
+    settings = TrainConfig(steps=steps, batch_size=12, lr=2e-3, warmup=100, weight_decay=0.1, bf16=True, eval_every=500, save_every=500, log_every=20)
+    print(f"{model.n_parameters:,} parameters, {windows.numel():,} tokens, {steps * settings.batch_size / len(windows):.2f} epochs")
     history = train(model, windows, settings, valid=valid, out=work)
     model.eval()
     model.tokenizer = tokenizer
@@ -56,7 +56,7 @@ def main(out: Path, steps: int, n_stories: int, work: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("multiformer/weights/blm-storybook"))
-    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--stories", type=int, default=120_000)
     parser.add_argument("--work", type=Path, default=Path("out/pretrain"), help="checkpoints, so that an interrupted run can go on")
     args = parser.parse_args()

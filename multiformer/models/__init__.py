@@ -12,4 +12,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "base": ["Config", "Model", "save"],
     "blm": ["BLM", "BLMConfig", "parameter_table"],
+    "gpt2": ["GPT2", "GPT2Config"],
     "zoo": ["load", "zoo_table"]})

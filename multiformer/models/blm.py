@@ -53,7 +53,7 @@ class BLMConfig(Config):
         if isinstance(self.rope_scaling, dict): object.__setattr__(self, "rope_scaling", RoPEScaling(**self.rope_scaling))
 
 # %% ../../nbs/models/01_blm.ipynb #93b7e01c
-def init_weights(model: nn.Module, n_layers: int, std: float = 0.02) -> None:
+def init_weights(model: nn.Module, n_layers: int, std: float) -> None:
     "Normal weights of `std`, zero biases; what writes into the residual stream is divided by √(2 · n_layers)."
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, TokenEmbedding)):
@@ -79,7 +79,7 @@ class BLM(Model):
         cos, sin = rope_tables(c.head_width, c.context, c.rope_theta, c.rope_scaling)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        init_weights(self, c.n_layers)
+        init_weights(self, c.n_layers, std=c.d_model ** -0.5)
 
     def forward(self,
                 tokens: Int[Tensor, "b t"],

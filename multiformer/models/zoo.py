@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from .base import Model, load_folder
-from . import blm  # so that its name is known to `load_folder`
+from . import blm, gpt2  # so that their names are known to `load_folder`
 from ..tokenize.tokenizer import Tokenizer
 
 # %% ../../nbs/models/02_zoo.ipynb #a5ee8dce
