@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from multiformer.interpretability import AttentionView
+from multiformer.interpretability import AttentionView, CompareView, LensView, PatchView
+from multiformer.models import BLM, BLMConfig
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -210,6 +211,92 @@ def test_long_text_is_smooth(open_page, tmp_path):
       return (performance.now() - start) / 200;
     }""")
     assert per_move < 50   # milliseconds, on a busy machine
+
+
+class Hostile:
+    "A tokenizer whose tokens would do harm if they could."
+    vocab_size = 12
+    def encode(self, text): return list(range(N))
+    def tokens(self, ids): return [HOSTILE[i % N] for i in ids]
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    torch.manual_seed(0)
+    model = BLM(BLMConfig(vocab_size=12, context=16, d_model=8, n_layers=2, n_heads=2, d_ff=16)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=.5)
+    model.tokenizer = Hostile()
+    return model
+
+
+def is_harmless(page, strips=0):
+    assert page.evaluate("window.harmed") is None and page.locator("img").count() == 0 and page.locator("script").count() == 2
+    assert page.locator("[role=status]").count() >= 1
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_lens_view(open_page, small_model, tmp_path):
+    "By keyboard and by mouse, each cell tells its candidates and how the token that came did."
+    view = LensView(small_model, "", k=3)
+    view.to_html(tmp_path / "lens.html")
+    page = open_page(tmp_path / "lens.html", viewport={"width": 700, "height": 700})
+    is_harmless(page)
+
+    def says(layer, position):
+        text = page.inner_text(".mf-readout")
+        assert text.startswith(view.data["rows"][layer]) and f"({position})" in text, text
+        shown = [float(p) for p in re.findall(r"\d\.\d{4}", page.inner_text(".mf-bars"))]
+        assert shown == [pytest.approx(p, abs=1e-4) for _, p in view.data["cells"][layer][position]]
+
+    says(2, N - 1)
+    page.keyboard.press("Tab")
+    for key in ("ArrowDown", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    says(1, N - 3)                                       # the output is on top, so down is a layer back
+    page.locator(".mf-value").nth(2 * N).hover()          # the last row of the table is the embedding
+    says(0, 0)
+    page.mouse.move(2, 690)
+    says(1, N - 3)
+    assert page.get_by_role("gridcell", selected=True).count() == 1
+
+
+def test_patch_view(open_page, tmp_path):
+    effects = torch.tensor([[0., 0., 1., 0., 0., 0.], [0., 0., .5, -.25, .125, .0625]])
+    other = HOSTILE[:2] + [" dog"] + HOSTILE[3:]
+    PatchView(effects, ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"], HOSTILE, other).to_html(tmp_path / "patch.html")
+    page = open_page(tmp_path / "patch.html")
+    is_harmless(page)
+    assert "1.0000" in page.inner_text(".mf-readout") and "·the | ·dog" in page.inner_text(".mf-readout")
+    assert page.locator(".mf-value").count() == 2 * (N - 2)             # nothing before the first difference
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert re.search(r"0 resid_post, at .* \(3\): -0\.2500", page.inner_text(".mf-readout"))
+    assert page.get_by_role("gridcell", selected=True).inner_text() == "−"
+
+
+def test_compare_view(open_page, small_model, tmp_path):
+    "Linked panes: one choice moves the cursor in all maps, and the table is that of the chosen state."
+    import copy
+    changed = copy.deepcopy(small_model)
+    changed.blocks[1].mlp.down_proj.weight.data += .3
+    view = CompareView({"base": small_model, "same": copy.deepcopy(small_model), "</script>": changed}, "")
+    view.to_html(tmp_path / "compare.html")
+    page = open_page(tmp_path / "compare.html", viewport={"width": 900, "height": 900})
+    is_harmless(page)
+    assert page.inner_text(".mf-facts") == "same: equal to base at every hook point"
+    page.get_by_role("listbox").nth(1).get_by_role("option").nth(3).click()
+    page.mouse.move(2, 2)
+    assert page.inner_text(".mf-facts").startswith("</script>: differs first in layer 1, at blocks.1.hook_mlp_out")
+    kl = view.data["states"][2]["kl"][3]
+    assert f"(3): KL {kl:.4f} nats" in page.inner_text(".mf-readout")
+    page.get_by_role("gridcell", name="layer 1, head 1").click()
+    page.locator(".mf-plane").nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    tops = page.evaluate("[...document.querySelectorAll('.mf-trio .mf-cell')].map(box => box.style.top + box.style.left)")
+    assert len(tops) == 3 and len(set(tops)) == 1 and "(4): KL" in page.inner_text(".mf-readout")
 
 
 NOTEBOOK = [

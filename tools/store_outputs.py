@@ -29,7 +29,8 @@ def tidy(cell) -> None:
         return
     cell.execution_count = None
     for output in cell.outputs:
-        output.pop("execution_count", None)
+        if output.output_type == "execute_result":
+            output.execution_count = None
         if "data" in output:
             output.metadata = {}
             if output.data.pop(WIDGET_VIEW, None) and "text/html" not in output.data:

@@ -12,4 +12,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "view": ["View"],
     "attention_view": ["AttentionView", "attention_patterns", "plot_attention", "record_patterns"],
+    "lenses": ["LensView", "direct_logit_attribution", "logit_lens", "stream_names", "stream_parts"],
+    "patching": ["PatchView", "logit_difference", "patch", "patch_heads"],
+    "comparison": ["CompareView", "Comparison", "compare", "first_diverging", "relative_error", "token_kl"],
+    "induction": ["diagonal_score", "induction_scores", "repeats"],
+    "playground": ["Playground"],
 })

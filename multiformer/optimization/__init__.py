@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/optimization/index.ipynb #fec14e0a
+# %% ../../nbs/optimization/index.ipynb #886bc083
 import lazy_loader
 
-# %% ../../nbs/optimization/index.ipynb #dd8aaf1e
+# %% ../../nbs/optimization/index.ipynb #8ec6697d
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "schedule": ["cosine_schedule", "stable_schedule"],
     "checkpoint": ["find_checkpoints", "load_checkpoint", "save_checkpoint"],
-    "trainer": ["History", "TrainConfig", "Trainer", "next_token_loss", "train"]})
+    "trainer": ["History", "TrainConfig", "Trainer", "next_token_loss", "train"],
+    "adamw": ["AdamW"]})

@@ -139,7 +139,7 @@ class History:
             ax = plt.subplots(figsize=(6, 3), layout="constrained")[1]
         n, width = len(self.losses), max(1, len(self.losses) // 20)
         ax.plot(self.steps, self.losses, color="C0", alpha=.3, label="training")
-        if n: ax.plot(range(width, n + 1), np.convolve(self.losses, np.ones(width) / width, "valid"), color="C0", label=f"mean of {width} steps")
+        if width > 1: ax.plot(np.arange(n - width + 1) + (width + 1) / 2, np.convolve(self.losses, np.ones(width) / width, "valid"), color="C0", label=f"mean of {width} steps")
         if self.valid: ax.plot(list(self.valid), list(self.valid.values()), color="C1", marker="o", label="validation")
         ax.set(xlabel="step", ylabel="loss (nats per token)"); ax.legend()
 
@@ -154,7 +154,7 @@ class Trainer:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.order = shuffled(len(windows), config.batch_size, config.seed)
         data = {"windows": list(windows.shape), "crc32": zlib.crc32(windows.cpu().contiguous().numpy())}
-        self.run = {"config": asdict(config), "data": data}
+        self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "data": data}
 
     def advance(self) -> Float[Tensor, ""]:
         "Take one optimizer step; returns the mean loss of its batch, still on the device."

@@ -1,0 +1,208 @@
+"""The playground in a browser: its page with the network off, and the live view against a real model.
+
+Needs Chromium; without it the tests are skipped, or fail if MULTIFORMER_REQUIRE_BROWSER=1.
+"""
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from multiformer.interpretability.playground import Playground
+from multiformer.interpretability.view import embed_json
+from multiformer.models import BLM, BLMConfig
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]
+PIECES = ["</script><script>window.harmed = 1</script>", "<img src=x onerror='window.harmed = 1'>", "\n", "<!--", *[f" w{i}" for i in range(12)]]
+SETTINGS = ("prompt", "temperature", "top_k", "top_p", "length", "seed", "kept", "chosen")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    required = os.environ.get("MULTIFORMER_REQUIRE_BROWSER") == "1"
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        (pytest.fail if required else pytest.skip)("playwright is not installed")
+    if not CHROMIUM.exists():
+        (pytest.fail if required else pytest.skip)(f"there is no {CHROMIUM}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_page(browser):
+    "A function that makes a page without network; whatever it complains about or asks for fails the test."
+    contexts, complaints = [], []
+
+    def new(**options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "about:")) else complaints.append(request.url))
+        return page
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+@pytest.fixture
+def view():
+    torch.manual_seed(0)
+    model = BLM(BLMConfig(vocab_size=16, context=40, d_model=8, n_layers=1, n_heads=2, d_ff=16)).eval()
+    for parameter in model.parameters(): torch.nn.init.normal_(parameter, std=.5)
+    model.tokenizer = SimpleNamespace(encode=lambda text: [4 + len(word) % 8 for word in text.split()], token=PIECES.__getitem__, eos_id=15)
+    return Playground(model, "a bb </script> ccc", length=20, seed=3)
+
+
+@pytest.fixture
+def page(new_page, view, tmp_path):
+    "The view as a page."
+    view.to_html(tmp_path / "view.html", title="Playground <b>")
+    page = new_page()
+    page.goto(f"file://{tmp_path / 'view.html'}")
+    return page
+
+
+def says(page, view, place):
+    "Whether readout and list show this place."
+    text = page.inner_text(".mf-readout")
+    assert f"({place}): probability {view.data['probability'][place]:.4f}" in text, text
+    shown = [float(value) for value in page.locator(".mf-choice .mf-value").all_text_contents()]
+    assert max(abs(a - share) for a, (_, _, share) in zip(shown, view.data["alternatives"][place], strict=True)) < 1e-4
+
+
+def test_page_shows_what_was_written(page, view):
+    pieces = page.locator(".mf-token").all_text_contents()
+    assert pieces == [piece.replace("\n", "⏎") for piece in view.data["tokens"]]
+    assert page.input_value("textarea") == view.prompt and page.inner_text("h1") == "Playground <b>"
+    says(page, view, 0)
+
+
+def test_tokens_are_data(page, view):
+    assert any("<" in piece for piece in view.data["tokens"])
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("#view img, #view script").count() == 0
+
+
+def test_page_hover_and_click(page, view):
+    page.locator(".mf-token").nth(7).hover()
+    says(page, view, 7)
+    page.mouse.move(2, 2)                        # hovering only previews
+    says(page, view, 0)
+    page.locator(".mf-token").nth(5).click()
+    page.mouse.move(2, 2)
+    says(page, view, 5)
+
+
+def test_page_keyboard(page, view):
+    page.keyboard.press("Tab")                   # the settings are disabled, so the text comes first
+    for _ in range(3): page.keyboard.press("ArrowRight")
+    says(page, view, 3)
+    page.keyboard.press("Enter")
+    assert page.get_by_role("option", selected=True).first.get_attribute("aria-label").startswith("3 ")
+    page.keyboard.press("Tab")                   # among the alternatives
+    page.keyboard.press("ArrowDown")
+    second = view.data["alternatives"][3][1]
+    assert f"probability {second[2]:.4f}" in page.evaluate("document.activeElement.getAttribute('aria-label')")
+
+
+def test_page_has_no_model(page, view):
+    assert page.locator("input:disabled").count() == 5 == page.locator("input").count()
+    assert page.locator("textarea:disabled").count() == 1 and page.locator("button:enabled").count() == 0
+    page.locator(".mf-choice").nth(1).click(force=True)
+    assert page.locator(".mf-token").all_text_contents() == [piece.replace("\n", "⏎") for piece in view.data["tokens"]]
+
+
+def test_narrow_page(new_page, view, tmp_path):
+    view.to_html(tmp_path / "narrow.html")
+    page = new_page(viewport={"width": 360, "height": 800})
+    page.goto(f"file://{tmp_path / 'narrow.html'}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+LIVE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><style>{css}</style><div id="view"></div>
+<script type="application/json" id="state">{state}</script>
+<script type="module">{code}
+const state = JSON.parse(document.getElementById("state").textContent), listeners = new Map();
+let changed = {{}};
+const model = {{
+  get: (name) => state[name], send() {{}},
+  set(name, value) {{ state[name] = changed[name] = value; }},
+  on: (events, listener) => events.split(" ").forEach((event) => listeners.set(event, [...(listeners.get(event) ?? []), listener])),
+  off() {{}},
+  async save_changes() {{
+    const answer = await window.kernel(changed);
+    changed = {{}};
+    const news = Object.keys(answer).filter((name) => JSON.stringify(answer[name]) !== JSON.stringify(state[name]));
+    Object.assign(state, answer);
+    news.forEach((name) => (listeners.get(`change:${{name}}`) ?? []).forEach((listener) => listener()));
+    window.answers = (window.answers ?? 0) + 1;
+  }},
+}};
+render({{ model, el: document.getElementById("view") }});
+</script>"""
+
+
+@pytest.fixture
+def live(new_page, view, tmp_path):
+    "The view with a kernel behind it: what the page sets goes to the widget, and its state comes back."
+    def kernel(changes):
+        for name, value in changes.items():
+            assert name in SETTINGS
+            setattr(view, name, value)
+        return json.loads(json.dumps(view.page_state()))
+
+    (tmp_path / "live.html").write_text(LIVE.format(css=view._css, state=embed_json(view.page_state()), code=view._esm), encoding="utf-8")
+    page = new_page()
+    page.expose_function("kernel", kernel)
+    page.goto(f"file://{tmp_path / 'live.html'}")
+    return page
+
+
+def answered(page, n):
+    page.wait_for_function("n => window.answers === n", arg=n, timeout=10_000)
+
+
+def test_live_alternative_goes_on_from_there(live, view):
+    before = list(view.data["ids"])
+    live.locator(".mf-token").nth(6).click()
+    answered(live, 1)
+    row = next(i for i, (id, _, _) in enumerate(view.data["alternatives"][6]) if id != before[6])
+    other = view.data["alternatives"][6][row][0]
+    live.locator(".mf-choice").nth(row).click()
+    answered(live, 2)
+    assert view.kept == [*before[:6], other] == view.data["ids"][:7]
+    assert live.locator(".mf-token").all_text_contents() == [piece.replace("\n", "⏎") for piece in view.data["tokens"]]
+    assert live.locator(".mf-kept").count() == 7
+    says(live, view, 6)
+    assert live.evaluate("document.activeElement.getAttribute('aria-label')").startswith("6 ")   # the focus isn't lost
+    live.get_by_role("button", name="Drop my choices").click()
+    answered(live, 3)
+    assert view.data["ids"] == before
+
+
+def test_live_settings(live, view):
+    live.get_by_role("slider", name="temperature").fill("0")
+    answered(live, 1)
+    assert view.temperature == 0 and all(a[0][0] == i for a, i in zip(view.data["alternatives"], view.data["ids"]))
+    live.get_by_role("slider", name="length").fill("7")
+    answered(live, 2)
+    assert live.locator(".mf-token").count() == len(view.data["ids"]) <= 7
+    live.get_by_role("button", name="Another text").click()
+    answered(live, 3)
+    assert view.seed == 4
+    live.get_by_role("textbox", name="Prompt").fill("w " * 50)
+    live.get_by_role("textbox", name="Prompt").press("Control+Enter")
+    answered(live, 4)
+    assert "leaves no room in a context of 40" in live.get_by_role("alert").inner_text()

@@ -1,0 +1,310 @@
+"""Run the lessons of the walkthrough on a corpus, and write one page about the model that was trained.
+
+    python tools/walkthrough.py [--corpus storybook] [--out out] [--steps 2000]
+
+The corpus is storybook, stdlib, a text file, a folder or the name of a data set on the hub. The notebooks are run as
+they are and not changed. What they save lies in OUT/NAME-OF-THE-CORPUS; the page is OUT/report.html and loads nothing.
+Exit codes: 0 done, 1 a lesson failed, 2 the corpus or the folder can't be used, 130 stopped.
+"""
+import argparse
+import base64
+import html
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+import time
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = sorted((ROOT / "nbs/walkthrough").glob("0*.ipynb"))
+SMALLEST = 3_000      # characters: less text gives no windows to train on and to put aside
+LIMIT = 4_000_000     # characters: what lesson 1 reads at most
+TRAINING = re.compile(r"(\d+)/(\d+) \[.*?loss ([\d.]+), ([\d,]+) tokens/s")
+
+
+# The corpus
+
+def hub_answers() -> bool:
+    "Whether the hub can be reached. Without a network, its client would go on trying for half a minute."
+    if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
+        return True
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try: socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError: return False
+    return True
+
+
+def check_corpus(corpus: str) -> str:
+    "The corpus with an absolute path, if it is one. Raises `ValueError` if it is unknown, empty or too small."
+    path = Path(corpus).expanduser()
+    here = bool(corpus.strip()) and path.exists()
+    if not here and corpus not in ("storybook", "stdlib", "") and not hub_answers():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from multiformer.data_wrangling import load_text
+    room = SMALLEST
+    for text in load_text(corpus, streaming=True):
+        room -= len(text)
+        if room <= 0: break
+    else: raise ValueError(f"the corpus {corpus!r} has {SMALLEST - room:,} characters; at least {SMALLEST:,} are needed")
+    return str(path.resolve()) if here and corpus not in ("storybook", "stdlib") else corpus
+
+
+# The lessons
+
+class Lesson(NotebookClient):
+    "A notebook in a kernel of this environment, with its progress on the terminal."
+
+    def run(self, title: str) -> None:
+        "Execute all cells. Raises `CellExecutionError` for the first that fails."
+        cells = [(i, cell) for i, cell in enumerate(self.nb.cells) if cell.cell_type == "code"]
+        self.training = None
+        self.create_kernel_manager()
+        self.km.kernel_spec.argv[0] = sys.executable
+        with self.setup_kernel(), tqdm(total=len(cells), desc=title, unit="cell", dynamic_ncols=True, bar_format="{desc} {bar} {n_fmt}/{total_fmt} cells  {elapsed}") as bar:
+            for index, cell in cells:
+                self.execute_cell(cell, index)
+                bar.update()
+        if self.training: self.training.close()
+
+    def process_message(self, msg, cell, cell_index):
+        "Look for the training's progress in what a cell writes to stderr."
+        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stderr":
+            for step, total, loss, speed in TRAINING.findall(msg["content"]["text"])[-1:]:
+                self.show_training(int(step), int(total), f"loss {loss}, {speed} tokens/s")
+        return super().process_message(msg, cell, cell_index)
+
+    def show_training(self, step: int, total: int, state: str) -> None:
+        if self.training is None:
+            self.training = tqdm(total=total, desc="    training", unit="step", dynamic_ncols=True, bar_format="{desc} {bar} {n_fmt}/{total_fmt} steps{postfix}")
+        self.training.set_postfix_str(state, refresh=False)
+        self.training.update(step - self.training.n)
+
+
+def run_lessons() -> dict[str, str]:
+    "Run all lessons; returns the pictures of the cells that have a label, as PNG in base64."
+    pictures = {}
+    for number, path in enumerate(LESSONS, 1):
+        notebook = nbformat.read(path, as_version=4)
+        title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+        Lesson(notebook, timeout=None, kernel_name="python3", shutdown_kernel="immediate", store_widget_state=False,
+               resources={"metadata": {"path": str(path.parent)}}).run(f"{number}/{len(LESSONS)} {title:<20}")
+        for cell in notebook.cells:
+            label = re.search(r"^#\| label: (\S+)", cell.source, re.MULTILINE)
+            for output in cell.get("outputs", []) if label else []:
+                if "image/png" in output.get("data", {}): pictures[label[1]] = output.data["image/png"]
+    return pictures
+
+
+# The report
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2b36; --quiet: #55656f; --line: #dfe6ec; --paper: #fff; --ground: #f4f6f8; --deep: #0b3954; --gold: #b7791f; --mark: #fbeed3; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4eaee; --quiet: #9db0bd; --line: #33434f; --paper: #18232b; --ground: #10181e; --deep: #9cc9e6; --gold: #e3b261; --mark: #3a3120; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.6 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+header { background: #0b3954; color: #fff; padding: 2.6rem 1.2rem 4.6rem; }
+header > div { max-width: 62rem; margin: 0 auto; }
+header p { margin: .3rem 0 0; color: #c9dbe7; max-width: 46rem; overflow-wrap: anywhere; }
+h1 { margin: 0; font-size: 2rem; letter-spacing: -.01em; line-height: 1.2; }
+h2 { margin: 0 0 .3rem; font-size: 1.25rem; color: var(--deep); }
+h3 { margin: 1.2rem 0 .3rem; font-size: .95rem; }
+main { max-width: 64.4rem; padding: 0 1.2rem 3rem; margin: -3.2rem auto 0; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 1.3rem 1.5rem; margin-bottom: 1.2rem; }
+section > p { margin: .2rem 0 .9rem; color: var(--quiet); max-width: 48rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1px; padding: 0; overflow: hidden; background: var(--line); }
+.tiles div { background: var(--paper); padding: 1rem 1.2rem; }
+.tiles b { display: block; font-size: 1.5rem; line-height: 1.25; color: var(--deep); font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--quiet); font-size: .85rem; }
+img { display: block; max-width: 100%; height: auto; }
+.plate { background: #fff; border-radius: 6px; }
+.columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.5rem; align-items: start; }
+@media (max-width: 46rem) { .columns { grid-template-columns: minmax(0, 1fr); } h1 { font-size: 1.5rem; } }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
+td.n, th.n { text-align: right; white-space: nowrap; }
+th { font-weight: 600; color: var(--quiet); }
+td:first-child { white-space: nowrap; }
+tr.us td { background: var(--mark); font-weight: 600; }
+blockquote { margin: .6rem 0; padding: .7rem 1rem; border-left: 3px solid var(--gold); background: var(--ground); border-radius: 0 6px 6px 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+blockquote.before { border-color: var(--quiet); color: var(--quiet); }
+blockquote i { font-style: normal; color: var(--quiet); border-bottom: 1px dotted var(--quiet); }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.55 ui-monospace, "DejaVu Sans Mono", monospace; }
+iframe { border-radius: 6px; }
+footer { color: var(--quiet); font-size: .85rem; text-align: center; padding: 0 1rem; }
+"""
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';script-src 'unsafe-inline';style-src 'unsafe-inline';img-src data:">
+<link rel="icon" href="data:,"><title>{title}</title><style>{style}</style></head>
+<body><header><div><h1>{title}</h1><p>{subtitle}</p></div></header><main>
+{sections}
+<footer>{footer}</footer></main></body></html>
+"""
+
+
+def esc(text) -> str:
+    "Text for HTML: markup is shown, and control characters, which HTML can't hold, become visible."
+    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", str(text)))
+
+
+def section(title: str, lead: str, *parts: str) -> str:
+    "One card of the page; `lead` and `parts` are HTML."
+    return f"<section><h2>{title}</h2><p>{lead}</p>{''.join(parts)}</section>"
+
+
+def table(rows: list[tuple], head: tuple = (), marked: int = -1) -> str:
+    "A table of texts; all columns but the first are aligned like numbers if there is a head."
+    kind = lambda column: " class=n" if head and column else ""
+    line = lambda cells, tag: "".join(f"<{tag}{kind(i)}>{esc(cell)}</{tag}>" for i, cell in enumerate(cells))
+    body = "".join(f"<tr{' class=us' if i == marked else ''}>{line(row, 'td')}</tr>" for i, row in enumerate(rows))
+    return f"<div class=scroll><table>{'<tr>' + line(head, 'th') + '</tr>' if head else ''}{body}</table></div>"
+
+
+def picture(draw, size: tuple[float, float], alt: str) -> str:
+    "What `draw(ax)` draws, as an image for light and for dark pages."
+    import matplotlib
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    sources = {}
+    for scheme, style in {"light": "default", "dark": "dark_background"}.items():
+        with plt.style.context(style):
+            fig, ax = plt.subplots(figsize=size, layout="constrained")
+            draw(ax)
+            ax.spines[["top", "right"]].set_visible(False)
+            file = BytesIO()
+            fig.savefig(file, format="svg", transparent=True)
+            plt.close(fig)
+        sources[scheme] = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f'<picture><source media="(prefers-color-scheme: dark)" srcset="{sources["dark"]}"><img alt="{esc(alt)}" src="{sources["light"]}"></picture>'
+
+
+def loss_curve(work: Path, nats: dict[str, float]) -> str:
+    "The losses of the run, with those of the tables of counts as lines."
+    from multiformer.optimization import History
+    history = History.from_jsonl((work / "history.jsonl").read_text())
+
+    def draw(ax):
+        history.plot(ax)
+        for name in ("unigram", "bigram"):
+            ax.axhline(nats[name], color="grey", linestyle="--", linewidth=1)
+            ax.text(len(history.losses), nats[name], f"{name} ", va="bottom", ha="right", color="grey")
+        ax.set_ylim(0, None)
+        ax.legend(frameon=False)
+
+    return picture(draw, (9, 3.4), f"Loss over {len(history.losses)} steps; it ends at {history.losses[-1]:.2f} nats per token.")
+
+
+def attention(work: Path, start: str, continuation: str) -> str:
+    "The model's attention on a text that it wrote, as a frame that works by itself."
+    from multiformer.interpretability import AttentionView
+    from multiformer.models import load
+    model, tokenizer = load(work / "model")
+    ids = tokenizer.encode(start + continuation)[:40]
+    return AttentionView(model, ids).frame()
+
+
+def bold(start: str, text: str, kind: str = "") -> str:
+    "A generated text, with its given beginning marked."
+    return f'<blockquote{" class=" + kind if kind else ""}><i>{esc(start)}</i>{esc(text)}</blockquote>'
+
+
+def report(corpus: str, work: Path, pictures: dict[str, str], seconds: float) -> str:
+    "The page about the run whose results lie in `work`."
+    data, run, inside = (json.loads((work / f"lesson{i}.json").read_text()) for i in (1, 2, 3))
+    nats, bits, config = run["nats"], run["bits"], run["config"]
+    name, gain = Path(corpus).name, nats["bigram"] - run["valid_loss"]
+    tiles = {f"{run['parameters']:,}": "parameters", f"{run['valid_loss']:.3f}": "loss on text put aside, nats per token", f"{bits['this model']:.3f}": "bits per byte",
+             f"{abs(gain):.2f}": "nats per token better than the bigram" if gain >= 0 else "nats per token worse than the bigram", f"{run['tokens_per_second']:,}": "tokens per second in training"}
+    marks = [(mark, f"{nats[mark]:.3f}", f"{bits[mark]:.3f}") for mark in nats]
+    amount = f"{data['texts']:,} text{'s' if data['texts'] > 1 else ''}, {data['characters']:,} characters" + (f" (a larger corpus, cut to the first {LIMIT:,})" if data["cut"] else "")
+    asked = inside["who_has_it"]
+    made = [("command", f"make walkthrough CORPUS={name}"), ("corpus", amount), ("tokenizer", f"byte-level BPE, {data['vocabulary']} tokens, {data['bytes_per_token']} bytes per token"),
+            ("model", "BLM: " + ", ".join(f"{key} {value}" for key, value in config.items() if value is not None)),
+            ("training", f"{run['steps']} steps of {run['batch_size']} windows of {config['context']} tokens; AdamW, learning rate {run['learning_rate']}, seed {run['seed']}"),
+            ("training data", f"{data['training_tokens']:,} tokens, read {run['steps'] * run['batch_size'] * config['context'] / data['training_tokens']:.1f} times"),
+            ("whole run", f"{seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()})"),
+            ("versions", ", ".join([f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in ("multiformer", "torch", "tokenizers", "safetensors"))]))]
+    checks = [("loss before training", f"{run['untrained']:.3f}"), ("what noise must score: ln of the vocabulary + half its variance", f"{run['expected']:.3f}"), ("loss in training, last 20 steps", f"{run['train_loss']:.3f}"),
+              ("loss on text put aside", f"{run['valid_loss']:.3f}")]
+    heads = f'<img class=plate alt="What the right name loses when a head is switched off, for each layer and head." src="data:image/png;base64,{"".join(pictures["fig-heads"].split())}">' if "fig-heads" in pictures else ""
+    sections = [
+        f"<section class=tiles>{''.join(f'<div><b>{esc(value)}</b><span>{esc(what)}</span></div>' for value, what in tiles.items())}</section>",
+        section("How it learned", "The mean surprise per token while training went on. The dashed lines are what tables of counted tokens and pairs score on the same text.", loss_curve(work, nats)),
+        "<div class=columns>" + section("Against the marks", "On text that was put aside. The tables are counted from the same training data, and may choose their best setting on this very text.", table(marks, ("", "nats per token", "bits per byte"), marked=len(marks) - 1))
+        + section("Does it add up?", "An untrained model must score what noise scores, and training and held-out loss must lie close together.", table(checks, ("", "nats per token"))) + "</div>",
+        section("What it writes", "The underlined beginning was given. First by the model before training, then by the same model after it.", bold(*run["before"], "before"), *(bold(*pair) for pair in run["after"])),
+        section("Where it looks", "The attention of all heads on a text that the model wrote. Choose a head, then move over the words or use the arrow keys.", attention(work, *run["after"][0])),
+        section("Who has it?", "Each story of the storybook ends with the name of the one who has the thing. The figures are the share of probability that the right name gets among the names of the story. "
+                f"The picture shows what it loses when one head of the shipped model is switched off; most of all with layer {inside['layer']}, head {inside['head']}.",
+                f"<div class=columns><div>{table([(who, f'{value:.3f}') for who, value in {'guessing': asked['guessing'], **({'the model just trained': asked['baby']} if 'baby' in asked else {}), 'the shipped model': asked['teacher']}.items()], ('', 'right name'))}</div><div>{heads}</div></div>"),
+        section("What it read", esc(f"{name}: {amount}."), *(f"<blockquote>{esc(text)}{'…' if len(text) == 600 else ''}</blockquote>" for text in data["sample"])),
+        section("How it was made", "Enough to make it again.", table(made))]
+    return PAGE.format(title="A baby language model, opened", style=STYLE, sections="\n".join(sections), footer="Written by Multiformer's walkthrough. This page loads nothing from anywhere.",
+                       subtitle=esc(f"Trained on {name} in {run['steps']:,} steps, from random numbers to the text below."))
+
+
+# The command
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def walk(corpus: str, out: Path) -> None:
+    "Run the lessons and write the report."
+    start, work = time.time(), out / Path(corpus).resolve().stem
+    pictures = run_lessons()
+    from multiformer.models.base import write_atomically
+    page = report(corpus, work, pictures, time.time() - start)
+    write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    data, run = (json.loads((work / f"lesson{i}.json").read_text()) for i in (1, 2))
+    if data["cut"]: print(f"The corpus is larger than needed: the first {LIMIT:,} characters were used.")
+    print(f"{run['parameters']:,} parameters, loss {run['valid_loss']:.3f} nats per token (bigram {run['nats']['bigram']:.3f}), "
+          f"{run['bits']['this model']:.3f} bits per byte, {run['tokens_per_second']:,} tokens/s, {time.time() - start:.0f} s in all\n{out / 'report.html'}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="storybook")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("MULTIFORMER_STEPS", 2000)))
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        if args.steps < 1: raise ValueError(f"steps = {args.steps}; expected at least 1")
+        corpus, out = check_corpus(args.corpus), args.out.resolve()
+        out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"walkthrough: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt: return 130
+    os.environ.update(MULTIFORMER_CORPUS=corpus, MULTIFORMER_OUT=str(out), MULTIFORMER_STEPS=str(args.steps))
+    os.environ.pop("MPLBACKEND", None)   # a kernel chooses its own, which shows pictures
+    try: walk(corpus, out)
+    except CellExecutionError as error:
+        print(f"walkthrough: a lesson failed with {error.ename}: {error.evalue}\n\n{error.traceback}", file=sys.stderr)
+        return 1
+    except DeadKernelError as error:
+        print(f"walkthrough: {error}; there may be too little memory", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nwalkthrough: stopped; there is no new report", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
