@@ -292,6 +292,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt: return 130
     os.environ.update(MULTIFORMER_CORPUS=corpus, MULTIFORMER_OUT=str(out), MULTIFORMER_STEPS=str(args.steps))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # where others want the cores too, threads that wait in a loop slow everything down tenfold
     os.environ.pop("MPLBACKEND", None)   # a kernel chooses its own, which shows pictures
     try: walk(corpus, out)
     except CellExecutionError as error:

@@ -64,7 +64,7 @@ def select(model: nn.Module,
     for name in wanted:
         if not any(fnmatchcase(point, name) for point in points):
             near = get_close_matches(name, points, n=3, cutoff=0.3)
-            raise KeyError(f"no hook point matches {name!r}; " + (f"nearest: {', '.join(near)}" if near else "the model has none"))
+            raise KeyError(f"no hook point matches {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"the model has {len(points)}, see `hook_names`"))
     return {point: module for point, module in points.items() if any(fnmatchcase(point, name) for name in wanted)}
 
 # %% ../../nbs/anatomy/00_hooks.ipynb #49c24d79
@@ -91,7 +91,7 @@ def intervene(model: nn.Module,
              ) -> Iterator[None]:
     "Replace the tensor at each hook point by `fn(tensor)`. Raises `KeyError` for an unknown name, `ValueError` if `fn` changes the shape or returns no tensor."
     def edit(name, fn, x):
-        y = fn(x)
+        y = fn(x.clone())  # a function that works in place must not reach what was recorded before
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"the function at {name} returned {got}; expected a tensor of shape {tuple(x.shape)}")

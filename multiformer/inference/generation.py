@@ -19,14 +19,13 @@ from .sampling import sample
 # %% ../../nbs/inference/02_generation.ipynb #2e3720aa
 @contextmanager
 def column_major(model: nn.Module) -> Iterator[None]:
-    "Within the context, the linear layers' weights lie in memory column by column; afterwards the original tensors are back."
+    "Within the context, the linear layers' weights lie in memory column by column; afterwards row by row again, with the same values."
     weights = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Linear) and module.weight.is_floating_point()}.values()
-    originals = [(weight, weight.data) for weight in weights]
     try:
-        for weight, data in originals: weight.data = data.t().contiguous().t()
+        for weight in weights: weight.data = weight.data.t().contiguous().t()
         yield
     finally:
-        for weight, data in originals: weight.data = data
+        for weight in weights: weight.data = weight.data.contiguous()
 
 # %% ../../nbs/inference/02_generation.ipynb #8d25be4c
 @torch.no_grad()
@@ -74,13 +73,14 @@ def partial_stop(text: str, stop: Sequence[str]) -> int:
 def stream(model: nn.Module,          # with its tokenizer
            prompt: str,
            max_new_tokens: int = 100,
-           stop: Sequence[str] = (),  # the text ends before the first of these
+           stop: str | Sequence[str] = (),  # the text ends before the first of these
            **options                  # of `generate_steps`
           ) -> Iterator[str]:
     "Yield the continuation of `prompt` piece by piece. Raises `ValueError` if the model has no tokenizer."
     tokenizer = model.tokenizer
     if tokenizer is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`, or use `generate` with tokens")
     options.setdefault("eos_id", tokenizer.eos_id)
+    stop = [stop] if isinstance(stop, str) else [s for s in stop if s]
     ids, shown = [], 0
     tokens = torch.tensor([tokenizer.encode(prompt) or [tokenizer.eos_id]], device=model.device)
     for chosen in generate_steps(model, tokens, max_new_tokens, **options):

@@ -47,7 +47,7 @@ class BLMConfig(Config):
         fill("n_kv_heads", self.n_heads)
         fill("head_width", self.d_model // self.n_heads)
         fill("d_ff", -(-self.d_model * 8 // 3 // 32) * 32)
-        self.positive("n_kv_heads", "head_width", "d_ff")
+        self.positive("n_kv_heads", "head_width", "d_ff", *(["window"] if self.window is not None else []))
         if self.n_heads % self.n_kv_heads: raise ValueError(f"n_kv_heads={self.n_kv_heads} doesn't divide n_heads={self.n_heads}")
         if self.head_width % 2: raise ValueError(f"head_width={self.head_width} must be even: rotary positions turn pairs of features")
         if isinstance(self.rope_scaling, dict): object.__setattr__(self, "rope_scaling", RoPEScaling(**self.rope_scaling))

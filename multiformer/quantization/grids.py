@@ -62,14 +62,14 @@ class Grid:
         levels = split_groups(codes, self.group_size).to(self.scale.dtype)  # a fresh tensor, so what follows may change it
         return levels.sub_(self.origin).mul_(self.scale[..., None]).flatten(-2)[..., :codes.shape[-1]]
 
-# %% ../../nbs/Q/00_numbers.ipynb #f068a1c0
+# %% ../../nbs/Q/00_numbers.ipynb #69f98988
 def round_up(scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     "The nearest bfloat16 number that isn't smaller, in the type of `scale`."
     near = scale.to(torch.bfloat16)
     above = torch.nextafter(near, torch.full_like(near, torch.inf))
     return torch.where(near.to(scale.dtype) < scale, above, near).to(scale.dtype)
 
-# %% ../../nbs/Q/00_numbers.ipynb #bcc3142f
+# %% ../../nbs/Q/00_numbers.ipynb #d3a78696
 def fit_grid(w: Float[Tensor, "... i"],  # numbers that are not finite raise `ValueError`
              bits: int,                  # 2 to 8, else `ValueError`
              group_size: int,            # neighbours in a row that share a scale; a whole row if it is shorter

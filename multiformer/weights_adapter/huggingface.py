@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..cells.position import RoPEScaling
-from ..models.base import Config, Model, fill_weights, write_atomically
+from ..models.base import Config, Model, fill_weights, read_weights, write_atomically
 from ..models.blm import BLM
 from ..models.gpt2 import GPT2
 from ..models.zoo import find
@@ -116,6 +116,7 @@ def rope_from_hf(config: dict) -> tuple[float, RoPEScaling | None]:
     theta, kind = float(rope["rope_theta"]), rope.get("rope_type", rope.get("type", "default"))
     if kind == "default": return theta, None
     if kind not in ("linear", "yarn", "llama3"): raise ValueError(f"rope type {kind!r} is not supported; known: default, linear, yarn, llama3")
+    if ignored := [name for name in ("mscale", "mscale_all_dim") if rope.get(name)]: raise ValueError(f"{', '.join(ignored)} of yarn is not supported")
     known = ("beta_fast", "beta_slow", "attention_factor", "truncate", "low_freq_factor", "high_freq_factor")
     options = {name: rope[name] for name in known if rope.get(name) is not None}
     original = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
@@ -175,7 +176,7 @@ def from_hf(source: nn.Module | str | Path  # a transformers model, a folder wit
         folder = find(source)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file(): raise FileNotFoundError(f"{folder} holds no {name}")
-        config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+        config, weights = json.loads((folder / "config.json").read_text()), read_weights(folder / "model.safetensors")
     ours, family = config_from_hf(config), FAMILIES[config["model_type"]]
     model = family.model(ours).to(next(iter(weights.values())).dtype)
     fill_weights(model, our_weights(weights, family), "the checkpoint")
