@@ -80,7 +80,7 @@ def test_run_leaves_notebooks_alone(walked):
 
 def test_report_tells_what_a_reader_would_check(page):
     said = Page(page).said
-    for what in ("parameters", "bits per byte", "loss on text put aside", "tokens per second", "bigram", "half its variance", "seed 0", "learning rate", "torch ", "20 steps"):
+    for what in ("parameters", "bits per byte", "loss on text put aside", "tokens per second", "bigram", "what noise scores", "seed 0", "learning rate", "torch ", "20 steps"):
         assert what in said
     assert Page(page).frames and "srcdoc" in page and page.count("data:image/svg+xml;base64,") == 2
 

@@ -1,6 +1,6 @@
 """Run the lessons of the walkthrough on a corpus, and write one page about the model that was trained.
 
-    python tools/walkthrough.py [--corpus storybook] [--out out] [--steps 2000]
+    python tools/walkthrough.py [--corpus storybook] [--out out] [--steps 1500]
 
 The corpus is storybook, stdlib, a text file, a folder or the name of a data set on the hub. The notebooks are run as
 they are and not changed. What they save lies in OUT/NAME-OF-THE-CORPUS; the page is OUT/report.html and loads nothing.
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -202,8 +203,11 @@ def loss_curve(work: Path, nats: dict[str, float]) -> str:
         for name in ("unigram", "bigram"):
             ax.axhline(nats[name], color="grey", linestyle="--", linewidth=1)
             ax.text(len(history.losses), nats[name], f"{name} ", va="bottom", ha="right", color="grey")
-        ax.set_ylim(0, None)
-        ax.legend(frameon=False)
+        ax.set_yscale("log")
+        ax.set_yticks([.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        ax.set_yticks([], minor=True)
+        ax.set_ylim(.8 * min(history.losses), 1.1 * max(history.losses))
+        ax.legend(frameon=False, ncols=3, loc="upper right")
 
     return picture(draw, (9, 3.4), f"Loss over {len(history.losses)} steps; it ends at {history.losses[-1]:.2f} nats per token.")
 
@@ -227,25 +231,25 @@ def report(corpus: str, work: Path, pictures: dict[str, str], seconds: float) ->
     data, run, inside = (json.loads((work / f"lesson{i}.json").read_text()) for i in (1, 2, 3))
     nats, bits, config = run["nats"], run["bits"], run["config"]
     name, gain = Path(corpus).name, nats["bigram"] - run["valid_loss"]
-    tiles = {f"{run['parameters']:,}": "parameters", f"{run['valid_loss']:.3f}": "loss on text put aside, nats per token", f"{bits['this model']:.3f}": "bits per byte",
-             f"{abs(gain):.2f}": "nats per token better than the bigram" if gain >= 0 else "nats per token worse than the bigram", f"{run['tokens_per_second']:,}": "tokens per second in training"}
+    tiles = [(f"{run['parameters']:,}", "parameters"), (f"{run['valid_loss']:.3f}", "loss on text put aside, nats per token"), (f"{bits['this model']:.3f}", "bits per byte"),
+             (f"{abs(gain):.2f}", f"nats per token {'better' if gain >= 0 else 'worse'} than the bigram"), (f"{run['tokens_per_second']:,}", "tokens per second in training")]
     marks = [(mark, f"{nats[mark]:.3f}", f"{bits[mark]:.3f}") for mark in nats]
     amount = f"{data['texts']:,} text{'s' if data['texts'] > 1 else ''}, {data['characters']:,} characters" + (f" (a larger corpus, cut to the first {LIMIT:,})" if data["cut"] else "")
     asked = inside["who_has_it"]
-    made = [("command", f"make walkthrough CORPUS={name}"), ("corpus", amount), ("tokenizer", f"byte-level BPE, {data['vocabulary']} tokens, {data['bytes_per_token']} bytes per token"),
+    made = [("command", f"MULTIFORMER_STEPS={run['steps']} make walkthrough CORPUS={shlex.quote(name)}"), ("corpus", amount), ("tokenizer", f"byte-level BPE, {data['vocabulary']} tokens, {data['bytes_per_token']} bytes per token"),
             ("model", "BLM: " + ", ".join(f"{key} {value}" for key, value in config.items() if value is not None)),
             ("training", f"{run['steps']} steps of {run['batch_size']} windows of {config['context']} tokens; AdamW, learning rate {run['learning_rate']}, seed {run['seed']}"),
             ("training data", f"{data['training_tokens']:,} tokens, read {run['steps'] * run['batch_size'] * config['context'] / data['training_tokens']:.1f} times"),
             ("whole run", f"{seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()})"),
             ("versions", ", ".join([f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in ("multiformer", "torch", "tokenizers", "safetensors"))]))]
-    checks = [("loss before training", f"{run['untrained']:.3f}"), ("what noise must score: ln of the vocabulary + half its variance", f"{run['expected']:.3f}"), ("loss in training, last 20 steps", f"{run['train_loss']:.3f}"),
+    checks = [("loss before training", f"{run['untrained']:.3f}"), ("what noise scores: ln V + σ²/2", f"{run['expected']:.3f}"), ("loss in training, last 20 steps", f"{run['train_loss']:.3f}"),
               ("loss on text put aside", f"{run['valid_loss']:.3f}")]
     heads = f'<img class=plate alt="What the right name loses when a head is switched off, for each layer and head." src="data:image/png;base64,{"".join(pictures["fig-heads"].split())}">' if "fig-heads" in pictures else ""
     sections = [
-        f"<section class=tiles>{''.join(f'<div><b>{esc(value)}</b><span>{esc(what)}</span></div>' for value, what in tiles.items())}</section>",
+        f"<section class=tiles>{''.join(f'<div><b>{esc(value)}</b><span>{esc(what)}</span></div>' for value, what in tiles)}</section>",
         section("How it learned", "The mean surprise per token while training went on. The dashed lines are what tables of counted tokens and pairs score on the same text.", loss_curve(work, nats)),
         "<div class=columns>" + section("Against the marks", "On text that was put aside. The tables are counted from the same training data, and may choose their best setting on this very text.", table(marks, ("", "nats per token", "bits per byte"), marked=len(marks) - 1))
-        + section("Does it add up?", "An untrained model must score what noise scores, and training and held-out loss must lie close together.", table(checks, ("", "nats per token"))) + "</div>",
+        + section("Does it add up?", "An untrained model must score what noise of its variance scores, and training and held-out loss must lie close together.", table(checks, ("", "nats per token"))) + "</div>",
         section("What it writes", "The underlined beginning was given. First by the model before training, then by the same model after it.", bold(*run["before"], "before"), *(bold(*pair) for pair in run["after"])),
         section("Where it looks", "The attention of all heads on a text that the model wrote. Choose a head, then move over the words or use the arrow keys.", attention(work, *run["after"][0])),
         section("Who has it?", "Each story of the storybook ends with the name of the one who has the thing. The figures are the share of probability that the right name gets among the names of the story. "
@@ -280,7 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="storybook")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--steps", type=int, default=int(os.environ.get("MULTIFORMER_STEPS", 2000)))
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("MULTIFORMER_STEPS", 1500)))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     try:
