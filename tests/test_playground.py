@@ -3,8 +3,6 @@
 Needs Chromium; without it the tests are skipped, or fail if MULTIFORMER_REQUIRE_BROWSER=1.
 """
 import json
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,46 +12,8 @@ from multiformer.interpretability.playground import Playground
 from multiformer.interpretability.view import embed_json
 from multiformer.models import BLM, BLMConfig
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
 PIECES = ["</script><script>window.harmed = 1</script>", "<img src=x onerror='window.harmed = 1'>", "\n", "<!--", *[f" w{i}" for i in range(12)]]
 SETTINGS = ("prompt", "temperature", "top_k", "top_p", "length", "seed", "kept", "chosen")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    required = os.environ.get("MULTIFORMER_REQUIRE_BROWSER") == "1"
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        (pytest.fail if required else pytest.skip)("playwright is not installed")
-    if not CHROMIUM.exists():
-        (pytest.fail if required else pytest.skip)(f"there is no {CHROMIUM}")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def new_page(browser):
-    "A function that makes a page without network; whatever it complains about or asks for fails the test."
-    contexts, complaints = [], []
-
-    def new(**options):
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "about:")) else complaints.append(request.url))
-        return page
-
-    yield new
-    for context in contexts:
-        context.close()
-    assert not complaints
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import build_docs  # noqa: E402
 
 PREFIX = "under/some/prefix"
-FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync").split()
 
 
 # ---------------------------------------------------------------- building
@@ -114,19 +112,6 @@ def test_quarto_is_used_where_it_is_installed(tiny_project):
 
 
 # ---------------------------------------------------------------- visiting
-
-@pytest.fixture(scope="module")
-def browser():
-    "Headless Chromium, or a skip (a failure where MULTIFORMER_REQUIRE_BROWSER=1)."
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        (pytest.fail if os.environ.get("MULTIFORMER_REQUIRE_BROWSER") == "1" else pytest.skip)("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
-
 
 @pytest.fixture(scope="module")
 def address(built, site):

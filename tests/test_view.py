@@ -19,47 +19,19 @@ from multiformer.interpretability import AttentionView, CompareView, LensView, P
 from multiformer.models import BLM, BLMConfig
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
 HOSTILE = ["</script><script>window.harmed = 1</script>", "<img src=x onerror='window.harmed = 1'>", " the", "\n", " cat", "<!--"]
 N = len(HOSTILE)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    required = os.environ.get("MULTIFORMER_REQUIRE_BROWSER") == "1"
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        (pytest.fail if required else pytest.skip)("playwright is not installed")
-    if not CHROMIUM.exists():
-        (pytest.fail if required else pytest.skip)(f"there is no {CHROMIUM}")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def open_page(browser):
-    "A function that opens a file with the network off; whatever the page complains about or asks for fails the test."
-    contexts, complaints = [], []
-
+def open_page(new_page):
+    "A function that opens a file with the network off."
     def open_(path, **options):
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "about:")) else complaints.append(request.url))
+        page = new_page(**options)
         page.goto(f"file://{path}")
         return page
 
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not complaints
+    return open_
 
 
 def random_patterns(layers=2, heads=3, n=N):
