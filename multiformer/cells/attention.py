@@ -76,6 +76,7 @@ def attend(q: Float[Tensor, "b h t k"],     # of the last t positions
           ) -> Float[Tensor, "b h t k"]:
     "Scaled dot product by the fused kernel if it can and nobody watches, else step by step. Raises `ValueError` for a mask of numbers."
     if mask is not None and mask.dtype != torch.bool: raise ValueError(f"mask is {mask.dtype}; expected torch.bool (numbers to add go into bias)")
+    if mask is not None and mask.dim() == 2: mask = mask[None, None]  # an empty row gives zeros in both forms
     t, s = q.shape[2], k.shape[2]
     explicit = hook_scores.active or hook_pattern.active or softcap is not None or sinks is not None or _kernel_is_slow(v)
     cut = window is not None and s > window
