@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['THEMES', 'VIEW_CSS', 'ELEMENT_JS', 'COLOUR_JS', 'KEYBOARD_JS', 'STRIP_JS', 'KIT_JS', 'PAGE_JS', 'PAGE', 'embed_json',
-           'write_whole', 'View']
+           'View']
 
-# %% ../../nbs/interpretability/00_view.ipynb #8b754122
+# %% ../../nbs/interpretability/00_view.ipynb #da5b1415
 import html
 import json
 import os
-from pathlib import Path
 
 import anywidget
 import traitlets
 from ipywidgets import DOMWidget
+
+from ..models.base import write_atomically
 
 # %% ../../nbs/interpretability/00_view.ipynb #bd912d28
 THEMES = {
@@ -226,16 +227,7 @@ def embed_json(state: dict) -> str: # text for the inside of a <script> element
     "`state` as JSON in which no text can end the element that holds it."
     return json.dumps(state, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
-# %% ../../nbs/interpretability/00_view.ipynb #21ac7561
-def write_whole(path: Path, text: str) -> None:
-    "Write a file under a temporary name and rename it, so that nobody ever finds half of it."
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
-# %% ../../nbs/interpretability/00_view.ipynb #74168543
+# %% ../../nbs/interpretability/00_view.ipynb #6ab74fc3
 class View(anywidget.AnyWidget):
     "A widget that is also a page. A subclass sets `_esm = KIT_JS + …` with a function `render`, and adds its selections as synced traits."
     _css = VIEW_CSS
@@ -254,7 +246,7 @@ class View(anywidget.AnyWidget):
         "One HTML page with everything in it. Raises `ValueError` if `data` isn't JSON (NaN, for example)."
         page = PAGE.format(title=html.escape(title or type(self).__name__), css=self._css, state=embed_json(self.page_state()),
                            heading=f'<h1 class="mf-title">{html.escape(title)}</h1>' if title else "", code=PAGE_JS + self._esm)
-        if path is not None: write_whole(Path(path), page)
+        if path is not None: write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
         return page
 
     def frame(self) -> str: # an <iframe> element
