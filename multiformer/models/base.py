@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'Config', 'Model', 'write_atomically', 'save', 'fill_weights', 'read_weights', 'load_weights',
-           'load_folder']
+           'read_config', 'load_folder']
 
 # %% ../../nbs/models/00_base.ipynb #af982010
 import json
@@ -89,6 +89,9 @@ def write_atomically(path: str | Path, write) -> None:
 # %% ../../nbs/models/00_base.ipynb #965e4c0c
 def save(model: Model, folder: str | Path) -> None:
     "Write `config.json`, `model.safetensors` and, if the model has a tokenizer, `tokenizer.json` into `folder`."
+    if getattr(model, "quantization", ()):  # packed weights have a format of their own
+        from multiformer.quantization.quantizer import save_quantized
+        return save_quantized(model, folder)
     folder = Path(folder)
     description = {"architecture": type(model).__name__, **model.config.to_dict()}
     write_atomically(folder / "model.safetensors", lambda path: write_safetensors(model, str(path), metadata={"format": "pt"}))
@@ -117,17 +120,25 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     "Fill `model` from a safetensors file. Raises `ValueError` for what `read_weights` and `fill_weights` refuse."
     fill_weights(model, read_weights(path), Path(path).name)
 
-# %% ../../nbs/models/00_base.ipynb #bf587ad1
-def load_folder(folder: str | Path) -> Model:
-    "The model that `save` wrote to `folder`, in evaluation mode. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
+# %% ../../nbs/models/00_base.ipynb #24dfa9d4
+def read_config(folder: str | Path) -> tuple[type[Model], dict]:
+    "The architecture that `config.json` names, and its other values. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file(): raise FileNotFoundError(f"{folder} holds no {name}")
-    try: description = json.loads((folder / "config.json").read_text())
+    try: values = json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error: raise ValueError(f"config.json is no JSON: {error}") from None
-    name = description.pop("architecture", None) if isinstance(description, dict) else None
+    name = values.pop("architecture", None) if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in ARCHITECTURES: raise ValueError(f"config.json names the architecture {name!r}; known here: {', '.join(ARCHITECTURES)}")
-    cls = ARCHITECTURES[name]
-    model = cls(cls.config_class.from_dict(description))
-    load_weights(model, folder / "model.safetensors")
+    return ARCHITECTURES[name], values
+
+# %% ../../nbs/models/00_base.ipynb #f489f87a
+def load_folder(folder: str | Path) -> Model:
+    "The model that `save` wrote to `folder`, in evaluation mode. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
+    cls, values = read_config(folder)
+    if "quantization" in values:
+        from multiformer.quantization.quantizer import load_quantized
+        return load_quantized(folder)
+    model = cls(cls.config_class.from_dict(values))
+    load_weights(model, Path(folder) / "model.safetensors")
     return model.eval()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..cells.embedding import TokenEmbedding
 from ..cells.hooks import hook_points
 from ..models import zoo  # so that `ARCHITECTURES` is complete
-from ..models.base import ARCHITECTURES, Model, load_weights, write_atomically
+from ..models.base import Model, load_weights, read_config, write_atomically
 from .layers import QuantEmbedding, QuantLinear, QuantWeight
 from .packing import codes_per_byte
 from ..tokenize.tokenizer import Tokenizer
@@ -124,17 +124,12 @@ def save_quantized(model: Model, folder: str | Path) -> None:
 # %% ../../nbs/Q/03_quantize.ipynb #0fa5700b
 def load_quantized(folder: str | Path) -> Model:
     "The model that `save_quantized` wrote, in evaluation mode, with its tokenizer. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file(): raise FileNotFoundError(f"{folder} holds no {name}")
-    try: description = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error: raise ValueError(f"config.json is no JSON: {error}") from None
-    name, quantization = description.pop("architecture", None), description.pop("quantization", None)
-    if name not in ARCHITECTURES: raise ValueError(f"config.json names the architecture {name!r}; known here: {', '.join(ARCHITECTURES)}")
-    try: steps = [QuantConfig(**values) for values in quantization]
+    cls, values = read_config(folder)
+    quantization = values.pop("quantization", None)
+    try: steps = [QuantConfig(**config) for config in quantization]
     except TypeError: raise ValueError(f"config.json names the quantization {quantization!r}; expected a list with the fields of a QuantConfig") from None
-    model = ARCHITECTURES[name](ARCHITECTURES[name].config_class.from_dict(description))
+    model = cls(cls.config_class.from_dict(values))
     for config in steps: replace_layers(model, config)
-    load_weights(model, folder / "model.safetensors")
-    if (folder / "tokenizer.json").is_file(): model.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    load_weights(model, Path(folder) / "model.safetensors")
+    if (tokenizer := Path(folder) / "tokenizer.json").is_file(): model.tokenizer = Tokenizer.load(tokenizer)
     return model.eval()
