@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'HELD_OUT', 'THINGS', 'ADJECTIVES', 'PLACES', 'INDOORS', 'SPOTS', 'TRAITS', 'PHRASES', 'PRONOUNS', 'RULES',
-           'Event', 'sentence', 'World', 'mentions', 'clear', 'Story', 'tell', 'draw', 'Plot', 'acquire', 'opening',
-           'give', 'take', 'lose', 'travel', 'idle', 'scene', 'ending', 'draw_plot', 'make_story', 'Storybook',
-           'storybook', 'counterfactual', 'story_pairs']
+           'SYLLABLES', 'Event', 'sentence', 'World', 'mentions', 'clear', 'Story', 'tell', 'draw', 'Plot', 'acquire',
+           'opening', 'give', 'take', 'lose', 'travel', 'idle', 'scene', 'ending', 'draw_plot', 'make_story',
+           'made_up_cast', 'Storybook', 'storybook', 'counterfactual', 'story_pairs']
 
 # %% ../../nbs/data-prep/01_storybook.ipynb #e8a9fff0
 from collections.abc import Sequence
@@ -389,6 +389,24 @@ def make_story(rng: Random, cast: dict[str, list[str]] = NAMES) -> Story:
         last = max(i for i, e in enumerate(plot.events) if e.kind in ("has", "finds", "gives", "takes", "picks") and e.what == next(iter(plot.things)))
         if len(plot.events) <= 12 and len(plot.events) - last > 3: return tell(plot.events, plot.names, plot.things)
 
+# %% ../../nbs/data-prep/01_storybook.ipynb #97077fff
+SYLLABLES = {
+    "first": "b c d f g h j k l m n p r s t v w br cl dr fl gr pl st tr th sh".split() + [""], "vowel": "a e i o u ai ea ee ia io".split(),
+    "middle": "b d g k l m n p r s t v x z ll nn rr st nd lm".split(),
+    "girl": "a ia y elle ine ice ie ah essa".split(), "boy": "o an on us er ix ert in im el".split()}
+
+# %% ../../nbs/data-prep/01_storybook.ipynb #94323958
+def made_up_cast(rng: Random,
+                 size: int = 5  # names of each kind
+                ) -> dict[str, list[str]]:
+    "Names of at most 8 letters that stand in neither list."
+    cast, known = {"girl": [], "boy": []}, {name for lists in (NAMES, HELD_OUT) for names in lists.values() for name in names}
+    for kind, names in cast.items():
+        while len(names) < size:
+            name = "".join(draw(rng, SYLLABLES[part], 1)[0] for part in ("first", "vowel", "middle", kind)).title()
+            if 3 <= len(name) <= 8 and name not in known: names.append(name); known.add(name)
+    return cast
+
 # %% ../../nbs/data-prep/01_storybook.ipynb #9d1c6cfc
 @dataclass(frozen=True)
 class Storybook(Sequence):
@@ -396,22 +414,26 @@ class Storybook(Sequence):
     n: int
     seed: int
     held_out: bool
+    made_up: bool
 
     def __len__(self) -> int: return self.n
 
     def __getitem__(self, i: int | slice) -> Story | list[Story]:
         if isinstance(i, slice): return [self[j] for j in range(*i.indices(self.n))]
         if not -self.n <= i < self.n: raise IndexError(f"story {i} of {self.n}")
-        return make_story(Random(f"story {self.seed} {i % self.n}"), HELD_OUT if self.held_out else NAMES)
+        rng = Random(f"{'made-up ' * self.made_up}story {self.seed} {i % self.n}")
+        return make_story(rng, made_up_cast(rng) if self.made_up else HELD_OUT if self.held_out else NAMES)
 
 # %% ../../nbs/data-prep/01_storybook.ipynb #31733eb6
 def storybook(n: int,                 # number of stories
               seed: int = 0,          # another seed gives other stories
-              held_out: bool = False  # use the names that no other storybook uses
+              held_out: bool = False, # use the names that no other storybook uses
+              made_up: bool = False   # new names in each story
              ) -> Storybook:
-    "`n` small English stories with their ground truth. Raises `ValueError` unless `n` is at least 1."
+    "`n` small English stories with their ground truth. Raises `ValueError` unless `n` is at least 1, and for names both held out and made up."
     if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"n = {n!r}; expected a whole number of stories, at least 1")
-    return Storybook(n, seed, held_out)
+    if held_out and made_up: raise ValueError("names are held out or made up, not both")
+    return Storybook(n, seed, held_out, made_up)
 
 # %% ../../nbs/data-prep/01_storybook.ipynb #691b6831
 def counterfactual(story: Story) -> Story:
