@@ -77,6 +77,7 @@ def record(model: nn.Module,
     acts = {}
     def keep(name, x):
         if gradients and x.requires_grad: x.retain_grad()
+        elif gradients and x.is_floating_point(): x = x.detach().requires_grad_()  # nothing before is trained: the graph starts here
         acts[name] = x if gradients else x.detach()
         return x
     handles = [point.attach(partial(keep, name)) for name, point in select(model, names).items()]
