@@ -42,11 +42,12 @@ def scaled_dot_product(q: Float[Tensor, "b h t k"],
                        bias: Float[Tensor, "h t s"] | Float[Tensor, "b h t s"] | None = None,  # added to the scores
                        softcap: float | None = None,         # the bound of the scores, before bias and mask
                        sinks: Float[Tensor, "h"] | None = None,  # logits of attention to nothing
+                       scale: float | None = None,           # of the scores; None: 1/√k
                        hook_scores: nn.Module = nn.Identity(), hook_pattern: nn.Module = nn.Identity()
                       ) -> Float[Tensor, "b h t k"]:
     "softmax(q kᵀ / √k) v, step by step (Vaswani et al. 2017, section 3.2.1)."
     def fold(x): return x.unflatten(1, (k.shape[1], -1)).flatten(2, 3)  # (b h t .) -> (b g h/g·t .)
-    scores = (fold(q * q.shape[-1] ** -0.5) @ k.mT).view(*q.shape[:3], k.shape[2])  # b h t s
+    scores = (fold(q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT).view(*q.shape[:3], k.shape[2])  # b h t s
     if softcap is not None: scores = softcap * (scores / softcap).tanh()
     if bias is not None: scores = scores + bias
     if mask is not None: scores = torch.where(mask, scores, float("-inf"))
@@ -59,10 +60,10 @@ def scaled_dot_product(q: Float[Tensor, "b h t k"],
 # %% ../../nbs/anatomy/05_attention.ipynb #21826c85
 def _kernel_is_slow(v): return v.dtype == torch.bfloat16 and v.device.type == "cpu" and v.shape[2] <= 512
 
-def _fused(q, k, v, mask, bias, is_causal):
+def _fused(q, k, v, mask, bias, is_causal, scale=None):
     "The fused kernel; grouped keys are its own business, and cost less so than copies of them."
     if bias is not None: mask = (bias if mask is None else torch.where(mask, bias, float("-inf"))).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=k.shape[1] != q.shape[1])
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1])
 
 # %% ../../nbs/anatomy/05_attention.ipynb #c8379435
 def attend(q: Float[Tensor, "b h t k"],     # of the last t positions
@@ -71,7 +72,7 @@ def attend(q: Float[Tensor, "b h t k"],     # of the last t positions
            window: int | None = None,       # with causal: how many positions it sees, its own included
            mask: Bool[Tensor, "t s"] | Bool[Tensor, "b h t s"] | None = None,  # True: may attend, if the causal rule agrees
            bias: Float[Tensor, "h t s"] | Float[Tensor, "b h t s"] | None = None,
-           softcap: float | None = None, sinks: Float[Tensor, "h"] | None = None,
+           softcap: float | None = None, sinks: Float[Tensor, "h"] | None = None, scale: float | None = None,
            hook_scores: HookPoint = HookPoint(), hook_pattern: HookPoint = HookPoint()  # if one is active, the pattern is formed
           ) -> Float[Tensor, "b h t k"]:
     "Scaled dot product by the fused kernel if it can and nobody watches, else step by step. Raises `ValueError` for a mask of numbers."
@@ -84,12 +85,15 @@ def attend(q: Float[Tensor, "b h t k"],     # of the last t positions
     if causal and not is_causal and (t > 1 or cut):
         rule = causal_mask(t, s, window, q.device)
         mask = rule if mask is None else rule & mask
-    if explicit: return scaled_dot_product(q, k, v, mask, bias, softcap, sinks, hook_scores, hook_pattern)
-    return _fused(q, k, v, mask, bias, is_causal)
+    if explicit: return scaled_dot_product(q, k, v, mask, bias, softcap, sinks, scale, hook_scores, hook_pattern)
+    return _fused(q, k, v, mask, bias, is_causal, scale)
 
 # %% ../../nbs/anatomy/05_attention.ipynb #d098755f
-def _check_heads(d_model, n_heads, n_kv_heads, head_width, causal, window):
+def _check_heads(d_model, n_heads, n_kv_heads, head_width, causal, window, softcap):
     "The sizes that the others imply, after a check that they fit."
+    for name, size in dict(n_heads=n_heads, n_kv_heads=n_kv_heads, head_width=head_width).items():
+        if size is not None and size < 1: raise ValueError(f"{name}={size}; expected at least 1")
+    if softcap is not None and softcap <= 0: raise ValueError(f"softcap={softcap}; expected a positive bound")
     n_kv_heads = n_kv_heads or n_heads
     if head_width is None and d_model % n_heads: raise ValueError(f"n_heads={n_heads} doesn't divide d_model={d_model}; choose another, or give head_width")
     if n_heads % n_kv_heads: raise ValueError(f"n_kv_heads={n_kv_heads} doesn't divide n_heads={n_heads}; expected groups of equal size")
@@ -106,16 +110,17 @@ class Attention(nn.Module):
                  causal: bool = True,               # a query sees nothing after its own position
                  window: int | None = None,         # and only so many positions, its own included
                  bias: bool = False, out_bias: bool | None = None,  # of q_proj, k_proj, v_proj; of o_proj, None: the same
-                 qk_norm: bool = False, softcap: float | None = None, sinks: bool = False):
+                 qk_norm: bool = False, norm=RMSNorm,  # makes a norm of a given width
+                 scale: float | None = None, softcap: float | None = None, sinks: bool = False):  # scale: of the scores; None: 1/√k
         super().__init__()
-        n_kv_heads, head_width = _check_heads(d_model, n_heads, n_kv_heads, head_width, causal, window)
+        n_kv_heads, head_width = _check_heads(d_model, n_heads, n_kv_heads, head_width, causal, window, softcap)
         self.n_heads, self.n_kv_heads, self.head_width = n_heads, n_kv_heads, head_width
-        self.causal, self.window, self.softcap = causal, window, softcap
+        self.causal, self.window, self.scale, self.softcap = causal, window, scale, softcap
         self.q_proj = nn.Linear(d_model, n_heads * head_width, bias=bias)
         self.k_proj = nn.Linear(d_model, n_kv_heads * head_width, bias=bias)
         self.v_proj = nn.Linear(d_model, n_kv_heads * head_width, bias=bias)
         self.o_proj = nn.Linear(n_heads * head_width, d_model, bias=bias if out_bias is None else out_bias)
-        self.q_norm, self.k_norm = (RMSNorm(head_width) if qk_norm else nn.Identity() for _ in range(2))
+        self.q_norm, self.k_norm = (norm(head_width) if qk_norm else nn.Identity() for _ in range(2))
         self.sinks = nn.Parameter(torch.zeros(n_heads)) if sinks else None
         for name in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z"): setattr(self, f"hook_{name}", HookPoint())
 
@@ -132,5 +137,5 @@ class Attention(nn.Module):
         if rope is not None: q, k = apply_rope(q, rope), apply_rope(k, rope)
         q, k, v = self.hook_rot_q(q).transpose(1, 2), self.hook_rot_k(k).transpose(1, 2), v.transpose(1, 2)  # b h t k
         if cache is not None: k, v = cache.update(k, v)
-        z = attend(q, k, v, self.causal, self.window, mask, bias, self.softcap, self.sinks, self.hook_attn_scores, self.hook_pattern)
+        z = attend(q, k, v, self.causal, self.window, mask, bias, self.softcap, self.sinks, self.scale, self.hook_attn_scores, self.hook_pattern)
         return self.o_proj(self.hook_z(z.transpose(1, 2)).flatten(-2))

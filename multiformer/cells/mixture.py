@@ -33,14 +33,15 @@ class MixtureOfExperts(nn.Module):
                  d_ff: int,                              # hidden width of each expert
                  n_experts: int,
                  top_k: int = 2,                         # experts per token
-                 capacity_factor: float | None = None):  # an expert takes this multiple of an even share of the tokens; None: all that come
+                 capacity_factor: float | None = None,   # an expert takes this multiple of an even share of the tokens; None: all that come
+                 activation: str = "silu"):              # of the experts' gates, a name in `ACTIVATIONS`
         super().__init__()
         if not 1 <= top_k <= n_experts: raise ValueError(f"top_k={top_k}; expected 1 to n_experts={n_experts}")
         if capacity_factor is not None and capacity_factor <= 0:
             raise ValueError(f"capacity_factor={capacity_factor}; expected a positive number or None")
         self.n_experts, self.top_k, self.capacity_factor = n_experts, top_k, capacity_factor
         self.router = nn.Linear(d_model, n_experts, bias=False)
-        self.experts = nn.ModuleList(GatedMLP(d_model, d_ff) for _ in range(n_experts))
+        self.experts = nn.ModuleList(GatedMLP(d_model, d_ff, activation) for _ in range(n_experts))
         self.hook_router_probs, self.hook_chosen, self.hook_expert_weights = HookPoint(), HookPoint(), HookPoint()
 
     def route(self, x: Float[Tensor, "b t d"]) -> tuple[Int[Tensor, "b t k"], Float[Tensor, "b t k"]]:
@@ -89,7 +90,7 @@ class MixtureOfDepths(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"], rope=None, **attn_kwargs) -> Float[Tensor, "b t d"]:
         for name, value in attn_kwargs.items():
-            if value is not None: raise ValueError(f"a mixture of depths takes no {name}: it chooses among all tokens of a text at once")
+            if value is not None: raise ValueError(f"a mixture of depths takes no {name}: it chooses among all tokens of a text at once" + ("; generate with cache=False" if name == "cache" else ""))
         x = self.hook_resid_pre(x)
         scores = self.hook_router_scores(self.router(x).squeeze(-1))  # b t
         c = math.ceil(self.capacity * x.shape[1])

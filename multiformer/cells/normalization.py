@@ -40,20 +40,24 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     "Divide each token vector by its root mean square, then scale it (Zhang and Sennrich 2019). Raises `RuntimeError` for another width."
     def __init__(self,
-                 d_model: int,      # width of the token vectors
-                 eps: float = 1e-5  # added to the mean square
+                 d_model: int,                # width of the token vectors
+                 eps: float = 1e-5,           # added to the mean square
+                 zero_centered: bool = False  # scale by 1 + weight, so that weight starts at zero (Gemma)
                 ):
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(d_model))
+        self.eps, self.zero_centered = eps, zero_centered
+        self.weight = nn.Parameter(torch.zeros(d_model) if zero_centered else torch.ones(d_model))
         self.hook_scale, self.hook_normalized = HookPoint(), HookPoint()
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        if not (self.hook_scale.active or self.hook_normalized.active):
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        watched = self.hook_scale.active or self.hook_normalized.active
+        if not (watched or self.zero_centered): return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight = 1 + self.weight.to(wide.dtype) if self.zero_centered else self.weight
+        if not watched: return F.rms_norm(wide, weight.shape, weight, self.eps).to(x.dtype)
         scale = self.hook_scale((wide.square().mean(-1, keepdim=True) + self.eps).sqrt())  # ... 1
-        return self.hook_normalized((wide / scale).to(x.dtype)) * self.weight
+        y = self.hook_normalized((wide / scale).to(x.dtype)) * weight
+        return y.to(x.dtype) if self.zero_centered else y
 
 # %% ../../nbs/anatomy/02_normalization.ipynb #6626c1b8
 class DyT(nn.Module):

@@ -12,19 +12,27 @@ from torch import Tensor, nn
 
 # %% ../../nbs/inference/00_cache.ipynb #5eef707a
 class LayerCache:
-    "Keys and values of one layer; `length` of the places are filled."
-    def __init__(self, shape: tuple[int, int, int, int],  # (b, key–value heads, places, k)
-                 dtype: torch.dtype, device: torch.device | str):
-        self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
-        self.length = 0
+    "Keys and values of one layer that has seen `length` tokens; with a window, the last of them in a ring."
+    def __init__(self, shape: tuple[int, int, int, int],  # (b, key–value heads, the longest text, k)
+                 dtype: torch.dtype, device: torch.device | str,
+                 window: int | None = None):              # how many positions a query sees; None: all
+        self.limit, self.length = shape[2], 0
+        self.places = self.limit if window is None else min(window, self.limit)
+        self.keys, self.values = (torch.empty((*shape[:2], self.places, shape[3]), dtype=dtype, device=device) for _ in range(2))
 
     def update(self, k: Float[Tensor, "b h t k"], v: Float[Tensor, "b h t k"]) -> tuple[Float[Tensor, "b h s k"], Float[Tensor, "b h s k"]]:
-        "Append `k` and `v`; return all keys and values so far. Raises `ValueError` when they don't fit."
+        "Append `k` and `v`; return all that these queries may see, in order. Raises `ValueError` when they don't fit."
         start, end = self.length, self.length + k.shape[2]
-        if end > self.keys.shape[2]: raise ValueError(f"the cache holds {self.keys.shape[2]} tokens; {start} are in it and {k.shape[2]} more came")
-        self.keys[:, :, start:end], self.values[:, :, start:end] = k, v
+        if end > self.limit: raise ValueError(f"the cache holds {self.limit} tokens; {start} are in it and {k.shape[2]} more came")
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        if end <= self.places:
+            self.keys[:, :, start:end], self.values[:, :, start:end] = k, v
+            return self.keys[:, :, :end], self.values[:, :, :end]
+        old = torch.arange(max(0, start - self.places + 1), start, device=k.device) % self.places   # what the first query still sees
+        new = torch.arange(max(start, end - self.places), end, device=k.device) % self.places       # where the last ones go
+        seen = tuple(torch.cat((kept[:, :, old], fresh), 2) for kept, fresh in ((self.keys, k), (self.values, v)))
+        self.keys[:, :, new], self.values[:, :, new] = k[:, :, -len(new):], v[:, :, -len(new):]
+        return seen
 
 # %% ../../nbs/inference/00_cache.ipynb #571f4451
 class KVCache:
@@ -32,7 +40,7 @@ class KVCache:
     def __init__(self, model: nn.Module, batch: int = 1, length: int | None = None):
         c, weight = model.config, next(model.parameters())
         shape = (batch, c.n_kv_heads, length or c.context, c.head_width)
-        self.layers = [LayerCache(shape, weight.dtype, weight.device) for _ in range(c.n_layers)]
+        self.layers = [LayerCache(shape, weight.dtype, weight.device, window) for window in getattr(c, "windows", [None] * c.n_layers)]
 
     def __getitem__(self, layer: int) -> LayerCache: return self.layers[layer]
 

@@ -9,17 +9,43 @@ __all__ = ['BLMConfig', 'init_weights', 'BLM', 'parameter_table']
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..cells.activation import find_activation
 from ..cells.attention import Attention
 from ..cells.embedding import TokenEmbedding, Unembedding
 from ..cells.feedforward import GatedMLP
 from ..cells.hooks import HookPoint
+from ..cells.mixture import MixtureOfDepths, MixtureOfExperts
 from ..cells.normalization import RMSNorm
 from ..cells.position import RoPEScaling, rope_tables
 from ..cells.residual import Block
 from .base import Config, Model
+
+# %% ../../nbs/models/01_blm.ipynb #2d05e067
+def _implied(c):
+    "The values of the fields that were left out, and the plain ones of those that a file holds as lists or dicts."
+    if c.head_width is None and c.d_model % c.n_heads: raise ValueError(f"n_heads={c.n_heads} doesn't divide d_model={c.d_model}")
+    given = lambda value, otherwise: otherwise if value is None else value
+    width = given(c.head_width, c.d_model // c.n_heads)
+    return dict(n_kv_heads=given(c.n_kv_heads, c.n_heads), head_width=width, query_scalar=given(c.query_scalar, width), d_ff=given(c.d_ff, -(-c.d_model * 8 // 3 // 32) * 32),
+                full_layers=tuple(c.full_layers), rope_scaling=RoPEScaling(**c.rope_scaling) if isinstance(c.rope_scaling, dict) else c.rope_scaling)
+
+def _check_options(c):
+    "Raise `ValueError` for an option that makes no sense, alone or with the others."
+    if c.n_heads % c.n_kv_heads: raise ValueError(f"n_kv_heads={c.n_kv_heads} doesn't divide n_heads={c.n_heads}")
+    if c.head_width % 2: raise ValueError(f"head_width={c.head_width} must be even: rotary positions turn pairs of features")
+    for name in ("rope_theta", "norm_eps", "softcap", "logit_softcap"):
+        value, needed = getattr(c, name), name in ("rope_theta", "norm_eps")
+        if (value is not None or needed) and not (isinstance(value, int | float) and 0 < value < float("inf")): raise ValueError(f"{name} must be a positive number, not {value!r}")
+    find_activation(c.activation)
+    if c.placement not in ("pre", "sandwich"): raise ValueError(f"placement must be 'pre' or 'sandwich', not {c.placement!r}")
+    if c.n_experts is not None and c.experts_per_token > c.n_experts: raise ValueError(f"experts_per_token={c.experts_per_token} is more than n_experts={c.n_experts}")
+    if c.mod_capacity is not None and not 0 < c.mod_capacity <= 1: raise ValueError(f"mod_capacity must be a share above 0 and at most 1, not {c.mod_capacity!r}")
+    if outside := [i for i in c.full_layers if i not in range(c.n_layers)]: raise ValueError(f"full_layers names layer {outside[0]}; the layers are 0 to {c.n_layers - 1}")
+    if c.full_layers and c.window is None: raise ValueError(f"full_layers={c.full_layers} without a window: all layers see everything")
 
 # %% ../../nbs/models/01_blm.ipynb #f92db0d8
 @dataclass(frozen=True)
@@ -36,21 +62,29 @@ class BLMConfig(Config):
     norm_eps: float = 1e-5
     tied: bool = True                # one tensor for embedding and unembedding
     window: int | None = None        # sliding window in tokens; None: the whole context
-    qk_norm: bool = False
+    full_layers: tuple[int, ...] = ()   # layers that see everything in spite of the window
+    qk_norm: bool = False            # queries and keys are normalized, head by head
+    qkv_bias: bool = False
+    query_scalar: int | None = None  # scores are divided by its root; None: head_width
     softcap: float | None = None     # attention scores stay within ± softcap
+    logit_softcap: float | None = None  # and logits within ± logit_softcap
+    activation: str = "silu"         # of the gates, a name in `ACTIVATIONS`
+    zero_centered: bool = False      # norms multiply by 1 + weight
+    placement: str = "pre"           # of the norms; 'sandwich': also after attention and mlp
+    scale_embedding: bool = False    # by √d_model
+    n_experts: int | None = None     # mlp is a mixture of so many, each d_ff wide; None: one
+    experts_per_token: int = 2
+    mod_capacity: float | None = None   # every second block takes this share of the tokens (mixture of depths); None: all
 
     def __post_init__(self):
         super().__post_init__()
-        fill = lambda name, value: getattr(self, name) is None and object.__setattr__(self, name, value)
         self.positive("d_model", "n_layers", "n_heads")
-        if self.head_width is None and self.d_model % self.n_heads: raise ValueError(f"n_heads={self.n_heads} doesn't divide d_model={self.d_model}")
-        fill("n_kv_heads", self.n_heads)
-        fill("head_width", self.d_model // self.n_heads)
-        fill("d_ff", -(-self.d_model * 8 // 3 // 32) * 32)
-        self.positive("n_kv_heads", "head_width", "d_ff", *(["window"] if self.window is not None else []))
-        if self.n_heads % self.n_kv_heads: raise ValueError(f"n_kv_heads={self.n_kv_heads} doesn't divide n_heads={self.n_heads}")
-        if self.head_width % 2: raise ValueError(f"head_width={self.head_width} must be even: rotary positions turn pairs of features")
-        if isinstance(self.rope_scaling, dict): object.__setattr__(self, "rope_scaling", RoPEScaling(**self.rope_scaling))
+        for name, value in _implied(self).items(): object.__setattr__(self, name, value)
+        self.positive("n_kv_heads", "head_width", "query_scalar", "d_ff", "experts_per_token", *(name for name in ("window", "n_experts") if getattr(self, name) is not None))
+        _check_options(self)
+
+    @property
+    def windows(self) -> list[int | None]: return [None if layer in self.full_layers else self.window for layer in range(self.n_layers)]
 
 # %% ../../nbs/models/01_blm.ipynb #93b7e01c
 def init_weights(model: nn.Module, n_layers: int, std: float) -> None:
@@ -69,12 +103,17 @@ class BLM(Model):
     def __init__(self, config: BLMConfig):
         super().__init__(config)
         c = config
-        norm = partial(RMSNorm, c.d_model, c.norm_eps)
-        attention = partial(Attention, c.d_model, c.n_heads, c.n_kv_heads, c.head_width, window=c.window, qk_norm=c.qk_norm, softcap=c.softcap)
+        norm = partial(RMSNorm, eps=c.norm_eps, zero_centered=c.zero_centered)
+        attention = partial(Attention, c.d_model, c.n_heads, c.n_kv_heads, c.head_width, bias=c.qkv_bias, out_bias=False,
+                            qk_norm=c.qk_norm, norm=norm, scale=c.query_scalar ** -0.5, softcap=c.softcap)
+        if c.n_experts is None: mlp = partial(GatedMLP, c.d_model, c.d_ff, c.activation)
+        else: mlp = partial(MixtureOfExperts, c.d_model, c.d_ff, c.n_experts, c.experts_per_token, activation=c.activation)
+        blocks = [Block(attention(window=window), mlp(), partial(norm, c.d_model), c.placement) for window in c.windows]
+        if c.mod_capacity is not None: blocks[1::2] = [MixtureOfDepths(block, c.mod_capacity) for block in blocks[1::2]]
         self.embed = TokenEmbedding(c.vocab_size, c.d_model)
         self.hook_embed = HookPoint()
-        self.blocks = nn.ModuleList(Block(attention(), GatedMLP(c.d_model, c.d_ff), norm) for _ in range(c.n_layers))
-        self.ln_final = norm()
+        self.blocks = nn.ModuleList(blocks)
+        self.ln_final = norm(c.d_model)
         self.unembed = Unembedding(c.d_model, c.vocab_size, tied_to=self.embed if c.tied else None)
         cos, sin = rope_tables(c.head_width, c.context, c.rope_theta, c.rope_scaling)
         self.register_buffer("cos", cos, persistent=False)
@@ -85,12 +124,15 @@ class BLM(Model):
                 tokens: Int[Tensor, "b t"],
                 cache=None  # a `KVCache` that holds what came before and takes up what comes now
                ) -> Float[Tensor, "b t v"]:
-        offset = 0 if cache is None else cache.length
+        c, offset = self.config, 0 if cache is None else cache.length
         self.check_tokens(tokens, offset)
         rope = tuple(table[offset:offset + tokens.shape[1]] for table in (self.cos, self.sin))
-        x = self.hook_embed(self.embed(tokens))
+        x = self.embed(tokens)
+        if c.scale_embedding: x = x * torch.tensor(c.d_model ** 0.5, dtype=x.dtype)
+        x = self.hook_embed(x)
         for i, block in enumerate(self.blocks): x = block(x, rope=rope, cache=None if cache is None else cache[i])
-        return self.unembed(self.ln_final(x))
+        logits = self.unembed(self.ln_final(x))
+        return logits if c.logit_softcap is None else c.logit_softcap * (logits / c.logit_softcap).tanh()
 
 # %% ../../nbs/models/01_blm.ipynb #58510748
 def parameter_table(model: nn.Module) -> dict[str, int]:
