@@ -19,5 +19,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "feedforward": ["MLP", "GatedMLP"],
     "mixture": ["within_capacity", "MixtureOfExperts", "load_balancing_loss", "MixtureOfDepths"],
     "residual": ["Block"],
-    "encoder_decoder": ["padding_mask", "DecoderBlock"],
+    "encoder_decoder": ["padding_mask", "DecoderBlock", "MemoryCache"],
 })

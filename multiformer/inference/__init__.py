@@ -10,6 +10,7 @@ import lazy_loader
 
 # %% ../../nbs/inference/index.ipynb #dd8aaf1e
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "beam": ["Beams", "beam_search"],
     "cache": ["KVCache", "LayerCache"],
     "sampling": ["keep_top_k", "keep_top_p", "sample"],
     "generation": ["column_major", "generate", "generate_steps", "generate_text", "stream"]})

@@ -37,9 +37,9 @@ def generate_steps(model: nn.Module,
                    cache: bool = True,               # False: read everything again at each step
                    **sampling                        # `temperature` (0: greedy), `top_k`, `top_p` of `sample`
                   ) -> Iterator[Int[Tensor, "b"]]:
-    "Yield one new token per row and step. Raises `ValueError` if prompt and continuation exceed the context."
-    if (total := tokens.shape[-1] + max_new_tokens) > model.config.context:
-        raise ValueError(f"{tokens.shape[-1]} tokens and {max_new_tokens} new ones exceed the context of {model.config.context}")
+    "Yield one new token per row and step. Raises `ValueError` for a model that is no decoder, or if prompt and continuation exceed the context."
+    if not getattr(model, "causal", True): raise ValueError(f"{type(model).__name__} sees the whole text at once and cannot continue one; expected a decoder")
+    if (total := tokens.shape[-1] + max_new_tokens) > model.config.context: raise ValueError(f"{tokens.shape[-1]} tokens and {max_new_tokens} new ones exceed the context of {model.config.context}")
     if tokens.shape[-1] < 1: raise ValueError("the prompt is empty; give at least one token")
     generator = torch.Generator(tokens.device).manual_seed(torch.Generator().seed() if seed is None else seed)
     past, unread = KVCache(model, len(tokens), total) if cache else None, tokens
