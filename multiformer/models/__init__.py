@@ -10,7 +10,12 @@ import lazy_loader
 
 # %% ../../nbs/models/index.ipynb #dd8aaf1e
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "base": ["Config", "Model", "save"],
+    "base": ["Config", "Model", "read_weights", "save"],
     "blm": ["BLM", "BLMConfig", "parameter_table"],
-    "gpt2": ["GPT2", "GPT2Config"],
-    "zoo": ["load", "zoo_table"]})
+    "zoo": ["hub_table", "load", "zoo_table"],
+    "gpt2": ["GPT2", "GPT2Config", "GPT2_SIZES"],
+    "encoder": ["BERT_TOKENS", "Encoder", "EncoderConfig", "batch_texts", "embed_texts", "fill_mask", "mask_tokens", "mean_pool", "pooled"],
+    "seq2seq": ["GivenSource", "Seq2Seq", "Seq2SeqConfig"],
+    "surgery": ["average_layers", "deepen", "keep_layers", "strip_checkpoint", "trim_vocabulary", "widen"],
+    "architecture": ["compare_architectures", "summary"],
+    "mapped": ["mapped_weights"]})
