@@ -10,6 +10,11 @@ import lazy_loader
 
 # %% ../../nbs/weights_adapter/index.ipynb #dd8aaf1e
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "huggingface": ["GPT2_KEYS", "LLAMA_KEYS", "Key", "config_from_hf", "config_to_hf", "convert", "from_hf", "to_hf"],
+    "detective": ["Suspect", "head_widths", "identify"],
+    "encoders": ["BERT_KEYS", "DISTILBERT_KEYS", "WordPiece"],
+    "gguf_files": ["read_gguf", "write_gguf"],
+    "huggingface": ["FAMILIES", "GPT2_KEYS", "LLAMA_KEYS", "Family", "Key", "config_from_hf", "config_to_hf", "convert", "families", "from_hf", "to_hf"],
     "lens_bridge": ["to_transformer_lens"],
-    "llama2c": ["read_llama2c", "write_llama2c"]})
+    "llama2c": ["read_llama2c", "write_llama2c"],
+    "relatives": ["GEMMA2_KEYS", "MIXTRAL_KEYS", "QWEN2_KEYS", "QWEN3_KEYS"],
+    "meta": ["read_meta", "write_meta"]})
