@@ -67,9 +67,10 @@ def page(walked):
 
 def test_run_shows_progress_and_figures(walked):
     done, out, _ = walked
-    for lesson in ("1/3 From text to tokens", "2/3 Train a baby", "3/3 Look inside"): assert lesson in done.stderr
+    for lesson in ("1/6 From text to tokens", "2/6 Train a baby", "3/6 Look inside", "4/6 Adapt it", "5/6 Shrink it", "6/6 Compare and carry away"): assert lesson in done.stderr
     assert re.search(r"20/20 steps, loss [\d.]+, [\d,]+ tokens/s", done.stderr)
     assert re.search(r"[\d,]+ parameters, loss [\d.]+ nats per token \(bigram [\d.]+\), [\d.]+ bits per byte", done.stdout)
+    assert re.search(r"adapter: [\d,]+ numbers, loss in the new manner [\d.]+ -> [\d.]+; 4-bit: \d+% of the size, perplexity [+-][\d.]+%", done.stdout)
     assert done.stdout.rstrip().endswith("report.html")
 
 
@@ -83,6 +84,32 @@ def test_report_tells_what_a_reader_would_check(page):
     for what in ("parameters", "bits per byte", "loss on text put aside", "tokens per second", "bigram", "what noise scores", "seed 0", "learning rate", "torch ", "20 steps"):
         assert what in said
     assert Page(page).frames and "srcdoc" in page and page.count("data:image/svg+xml;base64,") == 2
+
+
+def test_report_ends_with_the_states_side_by_side(page):
+    parsed = Page(page)
+    titles = [title for title in re.findall(r"<h2>(.*?)</h2>", page)]
+    assert titles[-3:] == ["A new manner", "Smaller", "Base, LoRA, 4-bit"]
+    last = page[page.rindex("<section>"):]
+    assert re.search(r"<th></th><th class=n>base</th><th class=n>LoRA</th><th class=n>4-bit</th>".replace("<th></th>", "<th.*?></th>"), last)
+    for what in ("size on disk", "loss, texts", "perplexity, texts", "KL from the base"): assert what in last
+    assert last.count("<blockquote>") == 3 and [dict(a)["title"] for tag, a in parsed.elements if tag == "iframe"] == ["AttentionView", "CompareView"]
+
+
+def test_report_works_in_a_browser(walked, new_page):
+    page = new_page()
+    page.goto((walked[1] / "report.html").as_uri())
+    for frame in page.locator("iframe").all(): frame.scroll_into_view_if_needed()
+    states = page.frame_locator("iframe[title=CompareView]").locator(".mf-state")
+    states.nth(1).wait_for()
+    assert states.count() == 2 and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_what_was_made_can_be_carried_away(walked):
+    work, = (path for path in walked[1].iterdir() if path.is_dir())
+    assert {"model", "adapter", "4-bit", "hf", "hf-merged"} <= {path.name for path in work.iterdir()}
+    assert (work / "4-bit/model.safetensors").stat().st_size < .25 * (work / "model/model.safetensors").stat().st_size
+    assert "LlamaForCausalLM" in (work / "hf/config.json").read_text()
 
 
 def test_report_loads_nothing(page):

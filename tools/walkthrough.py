@@ -20,6 +20,7 @@ import sys
 import time
 from importlib.metadata import version
 from io import BytesIO
+from math import log
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -100,7 +101,7 @@ def run_lessons() -> dict[str, str]:
         notebook = nbformat.read(path, as_version=4)
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         Lesson(notebook, timeout=None, kernel_name="python3", shutdown_kernel="immediate", store_widget_state=False,
-               resources={"metadata": {"path": str(path.parent)}}).run(f"{number}/{len(LESSONS)} {title:<20}")
+               resources={"metadata": {"path": str(path.parent)}}).run(f"{number}/{len(LESSONS)} {title:<22}")
         for cell in notebook.cells:
             label = re.search(r"^#\| label: (\S+)", cell.source, re.MULTILINE)
             for output in cell.get("outputs", []) if label else []:
@@ -131,7 +132,8 @@ section > p { margin: .2rem 0 .9rem; color: var(--quiet); max-width: 48rem; }
 img { display: block; max-width: 100%; height: auto; }
 .plate { background: #fff; border-radius: 6px; }
 .columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.5rem; align-items: start; }
-@media (max-width: 46rem) { .columns { grid-template-columns: minmax(0, 1fr); } h1 { font-size: 1.5rem; } }
+.three { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); display: grid; gap: 1.2rem; align-items: start; }
+@media (max-width: 46rem) { .columns { grid-template-columns: minmax(0, 1fr); } td:first-child { white-space: normal; } h1 { font-size: 1.5rem; } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
@@ -221,6 +223,47 @@ def attention(work: Path, start: str, continuation: str) -> str:
     return AttentionView(model, ids).frame()
 
 
+def states_view(work: Path, tokens: list[int]) -> str:
+    "The base, the adapted and the quantized model on one text, as a frame that works by itself."
+    from multiformer.interpretability import CompareView
+    from multiformer.lora import load_adapter
+    from multiformer.models import load
+    (base, tokenizer), (adapted, _), (small, _) = load(work / "model"), load(work / "model"), load(work / "4-bit")
+    return CompareView({"base": base, "LoRA": load_adapter(adapted, work / "adapter").eval(), "4-bit": small}, tokens, tokenizer).frame()
+
+
+def plate(pictures: dict[str, str], label: str, alt: str) -> str:
+    "A picture of a lesson, if it drew one."
+    return f'<img class=plate alt="{esc(alt)}" src="data:image/png;base64,{"".join(pictures[label].split())}">' if label in pictures else ""
+
+
+def size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.2f} MB"
+
+
+def state_sections(work: Path, pictures: dict[str, str]) -> list[str]:
+    "The end of the page: adapted, shrunk, and all three states side by side."
+    adapt, shrink, end = (json.loads((work / f"lesson{i}.json").read_text()) for i in (4, 5, 6))
+    before, after, rows, states = adapt["before"], adapt["after"], shrink["rows"], end["states"]
+    losses = [(f"texts {kind}", f"{before[kind]:.3f}", f"{after[kind]:.3f}") for kind in before]
+    small = [(name, f"{row['bits a number']:.1f}", size(row["bytes"]), f"{row['perplexity']:.2f}", f"{row['perplexity'] / rows['float32']['perplexity'] - 1:+.1%}") for name, row in rows.items()]
+    figures = [("size on disk", *(size(state["bytes"]) for state in states.values())),
+               *((f"{what}, texts {kind}", *(show(state[kind]) for state in states.values())) for kind in before for what, show in (("loss", lambda x: f"{log(x):.3f}"), ("perplexity", lambda x: f"{x:.2f}"))),
+               *((what, *(f"{row[key]:.{digits}f}" for row in end["table"].values())) for what, key, digits in (("KL from the base, nats per token", "mean KL", 4), ("same likeliest token as the base", "same token", 2)))]
+    told = "".join(f"<div><h3>{esc(name)}</h3>{bold(end['beginning'], state['text'].split('<|endoftext|>')[0])}</div>" for name, state in states.items())
+    return [
+        section("A new manner", esc(f"LoRA of rank {adapt['rank']}: {adapt['learning']:,} numbers beside the model's own, {adapt['share']:.1%} of them, trained for {adapt['steps']} steps at learning rate {adapt['learning_rate']}. "
+                                    f"The adapter is a file of {size(adapt['bytes'])}; switched off, it leaves the base as it was, bit for bit."),
+                f"<div class=columns><div>{table(losses, ('nats per token', 'base', 'adapted'))}</div><div>{plate(pictures, 'fig-changed', 'How far each layer was moved.')}</div></div>",
+                plate(pictures, "fig-adapting", "The loss of the adapter in training."),
+                "<h3>One beginning and one seed: adapter off, then on</h3>", bold(adapt["prompt"], adapt["off"], "before"), bold(adapt["prompt"], adapt["on"])),
+        section("Smaller", f"Every matrix in fewer bits: a byte per number with a scale for each row, four and two bits in groups of {shrink['group_size']}. Perplexity is on text put aside.",
+                table(small, ("", "bits a number", "on disk", "perplexity", "change"))),
+        section("Base, LoRA, 4-bit", "Three states of one model side by side. LoRA is counted with the base that it needs. The texts are what each finds likeliest after the same beginning.",
+                table(figures, ("", *states)), f"<div class=three>{told}</div>",
+                "<h3>Where they part</h3><p>The darker a token, the further the state's prediction is from the base's. Choose a token, a layer or a head, by mouse or with Tab, Enter and the arrow keys.</p>", states_view(work, end["text"]))]
+
+
 def bold(start: str, text: str, kind: str = "") -> str:
     "A generated text, with its given beginning marked."
     return f'<blockquote{" class=" + kind if kind else ""}><i>{esc(start)}</i>{esc(text)}</blockquote>'
@@ -244,7 +287,7 @@ def report(corpus: str, work: Path, pictures: dict[str, str], seconds: float) ->
             ("versions", ", ".join([f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in ("multiformer", "torch", "tokenizers", "safetensors"))]))]
     checks = [("loss before training", f"{run['untrained']:.3f}"), ("what noise scores: ln V + σ²/2", f"{run['expected']:.3f}"), ("loss in training, last 20 steps", f"{run['train_loss']:.3f}"),
               ("loss on text put aside", f"{run['valid_loss']:.3f}")]
-    heads = f'<img class=plate alt="What the right name loses when a head is switched off, for each layer and head." src="data:image/png;base64,{"".join(pictures["fig-heads"].split())}">' if "fig-heads" in pictures else ""
+    heads = plate(pictures, "fig-heads", "What the right name loses when a head is switched off, for each layer and head.")
     sections = [
         f"<section class=tiles>{''.join(f'<div><b>{esc(value)}</b><span>{esc(what)}</span></div>' for value, what in tiles)}</section>",
         section("How it learned", "The mean surprise per token while training went on. The dashed lines are what tables of counted tokens and pairs score on the same text.", loss_curve(work, nats)),
@@ -256,7 +299,7 @@ def report(corpus: str, work: Path, pictures: dict[str, str], seconds: float) ->
                 f"The picture shows what it loses when one head of the shipped model is switched off; most of all with layer {inside['layer']}, head {inside['head']}.",
                 f"<div class=columns><div>{table([(who, f'{value:.3f}') for who, value in {'guessing': asked['guessing'], **({'the model just trained': asked['baby']} if 'baby' in asked else {}), 'the shipped model': asked['teacher']}.items()], ('', 'right name'))}</div><div>{heads}</div></div>"),
         section("What it read", esc(f"{name}: {amount}."), *(f"<blockquote>{esc(text)}{'…' if len(text) == 600 else ''}</blockquote>" for text in data["sample"])),
-        section("How it was made", "Enough to make it again.", table(made))]
+        section("How it was made", "Enough to make it again.", table(made)), *state_sections(work, pictures)]
     return PAGE.format(title="A baby language model, opened", style=STYLE, sections="\n".join(sections), footer="Written by Multiformer's walkthrough. This page loads nothing from anywhere.",
                        subtitle=esc(f"Trained on {name} in {run['steps']:,} steps, from random numbers to the text below."))
 
@@ -274,10 +317,13 @@ def walk(corpus: str, out: Path) -> None:
     from multiformer.models.base import write_atomically
     page = report(corpus, work, pictures, time.time() - start)
     write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
-    data, run = (json.loads((work / f"lesson{i}.json").read_text()) for i in (1, 2))
+    data, run, adapt, shrink = (json.loads((work / f"lesson{i}.json").read_text()) for i in (1, 2, 4, 5))
+    whole, small = (shrink["rows"][name] for name in ("float32", "4-bit"))
     if data["cut"]: print(f"The corpus is larger than needed: the first {LIMIT:,} characters were used.")
     print(f"{run['parameters']:,} parameters, loss {run['valid_loss']:.3f} nats per token (bigram {run['nats']['bigram']:.3f}), "
-          f"{run['bits']['this model']:.3f} bits per byte, {run['tokens_per_second']:,} tokens/s, {time.time() - start:.0f} s in all\n{out / 'report.html'}")
+          f"{run['bits']['this model']:.3f} bits per byte, {run['tokens_per_second']:,} tokens/s\n"
+          f"adapter: {adapt['learning']:,} numbers, loss in the new manner {adapt['before']['in the new manner']:.3f} -> {adapt['after']['in the new manner']:.3f}; "
+          f"4-bit: {small['bytes'] / whole['bytes']:.0%} of the size, perplexity {small['perplexity'] / whole['perplexity'] - 1:+.1%}\n{time.time() - start:.0f} s in all\n{out / 'report.html'}")
 
 
 def main() -> int:
