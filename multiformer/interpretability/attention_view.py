@@ -102,12 +102,13 @@ def unpack_weights(text: str, shape: Sequence[int] # of the pattern
 
 # %% ../../nbs/interpretability/01_attention_view.ipynb #840bbcf1
 def attention_data(patterns: dict[str, Float[Tensor, "h t s"]],
-                   labels: list[str] # of the tokens
-                  ) -> dict:         # JSON
+                   labels: list[str],             # of the tokens
+                   keys: list[str] | None = None  # of the tokens that are looked at; None: the same
+                  ) -> dict:                      # JSON
     "What the page draws: for each hook point its shape, its weights and the labels of its axes."
-    name = lambda axis: labels if axis == len(labels) else [str(i) for i in range(axis)]
+    name = lambda axis, labels=labels: labels if axis == len(labels) else [str(i) for i in range(axis)]
     short = lambda point: re.sub(r"^blocks\.(\d+)\.attn$", r"layer \1", point.removesuffix(".hook_pattern"))
-    return {"panes": [{"label": short(point), "heads": pattern.shape[0], "queries": name(pattern.shape[1]), "keys": name(pattern.shape[2]),
+    return {"panes": [{"label": short(point), "heads": pattern.shape[0], "queries": name(pattern.shape[1]), "keys": name(pattern.shape[2], keys or labels),
                        "weights": pack_weights(pattern)} for point, pattern in patterns.items()]}
 
 # %% ../../nbs/interpretability/01_attention_view.ipynb #6b609145
@@ -370,11 +371,12 @@ class AttentionView(View):
 
     def __init__(self, source: nn.Module | dict[str, Float[Tensor, "h t s"]], # a model, or recorded patterns by name
                  text: str | Sequence[int] | Sequence[str],                   # text or ids for a model; token labels for patterns
-                 tokenizer=None, names: str = "*attn.hook_pattern"):
+                 tokenizer=None, names: str = "*attn.hook_pattern",
+                 keys: Sequence[str] | None = None):                          # for cross-attention: labels of the tokens that are looked at
         ids, labels = read_tokens(source, text, tokenizer) if isinstance(source, nn.Module) else (None, list(text))
         patterns = source if ids is None else record_patterns(source, ids, names)
         first = next(iter(patterns.values()))[0]
-        super().__init__(data=attention_data(patterns, labels), query=len(first) - 1, key=int(first[-1].argmax()))
+        super().__init__(data=attention_data(patterns, labels, list(keys or labels)), query=len(first) - 1, key=int(first[-1].argmax()))
         left = min(440, 25 + 89 * len(patterns)) + min(200, 27 * (1 + len("".join(labels)) // 36))
         self.height = 105 + max(left, 58 + min(420, 36 * len(first)))
 
