@@ -10,5 +10,5 @@ import lazy_loader
 
 # %% ../../nbs/fine-tune/index.ipynb #8ec6697d
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "causal": ["Example", "answer_loss", "answered", "encode_examples", "finetune", "fit", "story_questions"],
+    "causal": ["Example", "answer_loss", "answered", "encode_example", "encode_examples", "finetune", "fit", "story_questions"],
     "classify": ["Classifier", "encode_texts", "pool", "predict", "train_classifier", "train_only"]})

@@ -7,7 +7,7 @@ __all__ = ['LayerCache', 'KVCache']
 
 # %% ../../nbs/inference/00_cache.ipynb #1cf0a400
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 # %% ../../nbs/inference/00_cache.ipynb #5eef707a
@@ -34,6 +34,10 @@ class LayerCache:
         self.keys[:, :, new], self.values[:, :, new] = k[:, :, -len(new):], v[:, :, -len(new):]
         return seen
 
+    def reachable(self, mask: Bool[Tensor, "b 1 t s"] | None) -> Bool[Tensor, "b 1 t s"] | None:
+        "The columns of a mask of all tokens that belong to the keys which `update` returns for these t queries."
+        return None if mask is None else mask[..., 1 - self.places - mask.shape[-2]:]
+
 # %% ../../nbs/inference/00_cache.ipynb #571f4451
 class KVCache:
     "One `LayerCache` for each layer of a model, for `batch` texts of at most `length` tokens (default: the context)."
@@ -41,6 +45,7 @@ class KVCache:
         c, weight = model.config, next(model.parameters())
         shape = (batch, c.n_kv_heads, length or c.context, c.head_width)
         self.layers = [LayerCache(shape, weight.dtype, weight.device, window) for window in getattr(c, "windows", [None] * c.n_layers)]
+        self.documents = None  # the number of each token's document, where a row holds several
 
     def __getitem__(self, layer: int) -> LayerCache: return self.layers[layer]
 
@@ -53,3 +58,9 @@ class KVCache:
     def nbytes(self) -> int:
         "Memory set aside, in bytes."
         return sum(2 * layer.keys.nbytes for layer in self.layers)
+
+    def add_documents(self, documents: Int[Tensor, "b t"]) -> Int[Tensor, "b s"]:
+        "Append those of the next tokens; return all. Raises `ValueError` if tokens without documents came before."
+        if self.documents is None and self.length: raise ValueError(f"the {self.length} tokens in the cache came without documents; expected them from the first token on")
+        self.documents = documents if self.documents is None else torch.cat((self.documents[:, :self.length], documents), 1)
+        return self.documents

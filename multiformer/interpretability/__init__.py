@@ -17,4 +17,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "comparison": ["CompareView", "Comparison", "compare", "first_diverging", "relative_error", "token_kl"],
     "induction": ["diagonal_score", "induction_scores", "repeats"],
     "playground": ["Playground"],
+    "token_view": ["TokenView"],
 })

@@ -23,6 +23,7 @@ from ..cells.normalization import RMSNorm
 from ..cells.position import RoPEScaling, rope_tables
 from ..cells.residual import Block
 from .base import Config, Model
+from .documents import place_tokens
 
 # %% ../../nbs/models/01_blm.ipynb #2d05e067
 def _implied(c):
@@ -122,15 +123,19 @@ class BLM(Model):
 
     def forward(self,
                 tokens: Int[Tensor, "b t"],
-                cache=None  # a `KVCache` that holds what came before and takes up what comes now
+                cache=None,  # a `KVCache` that holds what came before and takes up what comes now
+                documents: Int[Tensor, "b t"] | None = None  # the number of each token's document, where a row holds several
                ) -> Float[Tensor, "b t v"]:
-        c, offset = self.config, 0 if cache is None else cache.length
-        self.check_tokens(tokens, offset)
-        rope = tuple(table[offset:offset + tokens.shape[1]] for table in (self.cos, self.sin))
+        c = self.config
+        self.check_tokens(tokens, 0 if cache is None else cache.length)
+        positions, mask = place_tokens(self, tokens, documents, cache)
+        rope = self.cos[positions], self.sin[positions]
         x = self.embed(tokens)
         if c.scale_embedding: x = x * torch.tensor(c.d_model ** 0.5, dtype=x.dtype)
         x = self.hook_embed(x)
-        for i, block in enumerate(self.blocks): x = block(x, rope=rope, cache=None if cache is None else cache[i])
+        for i, block in enumerate(self.blocks):
+            layer = None if cache is None else cache[i]
+            x = block(x, rope=rope, mask=mask if layer is None else layer.reachable(mask), cache=layer)
         logits = self.unembed(self.ln_final(x))
         return logits if c.logit_softcap is None else c.logit_softcap * (logits / c.logit_softcap).tanh()
 

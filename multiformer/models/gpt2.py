@@ -20,6 +20,7 @@ from ..cells.normalization import LayerNorm
 from ..cells.residual import Block
 from .base import Config, Model
 from .blm import init_weights
+from .documents import place_tokens
 
 # %% ../../nbs/models/03_gpt2.ipynb #609b178f
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class GPT2(Model):
 
     def forward(self,
                 tokens: Int[Tensor, "b t"],
-                cache=None  # a `KVCache` that holds what came before and takes up what comes now
+                cache=None,  # a `KVCache` that holds what came before and takes up what comes now
+                documents: Int[Tensor, "b t"] | None = None  # the number of each token's document, where a row holds several
                ) -> Float[Tensor, "b t v"]:
-        offset = 0 if cache is None else cache.length
-        self.check_tokens(tokens, offset)
-        x = self.pos_embed(self.hook_embed(self.embed(tokens)), offset)
-        for i, block in enumerate(self.blocks): x = block(x, cache=None if cache is None else cache[i])
+        self.check_tokens(tokens, 0 if cache is None else cache.length)
+        positions, mask = place_tokens(self, tokens, documents, cache)
+        x = self.hook_embed(self.embed(tokens))
+        x = x + self.hook_pos_embed(self.pos_embed.weight[positions])
+        for i, block in enumerate(self.blocks): x = block(x, mask=mask, cache=None if cache is None else cache[i])
         return self.unembed(self.ln_final(x))
 
 # %% ../../nbs/models/03_gpt2.ipynb #5f2d46a0

@@ -9,4 +9,9 @@ __all__ = []
 import lazy_loader
 
 # %% ../../nbs/data-prep/tokenize.ipynb #972e927a
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"tokenizer": ["Tokenizer"]})
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "tokenizer": ["Tokenizer", "Span"],
+    "fast": ["FastBPE"],
+    "kinds": ["KINDS"],
+    "bpe": ["BytePairEncoding", "load_gpt2", "train_from_scratch"],
+    "fertility": ["SAMPLES", "bytes_per_token", "token_premium", "tokens_per_word", "unused_share", "vocabulary_overlap"]})

@@ -11,7 +11,7 @@ import lazy_loader
 # %% ../../nbs/weights_adapter/index.ipynb #dd8aaf1e
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "detective": ["Suspect", "head_widths", "identify"],
-    "encoders": ["BERT_KEYS", "DISTILBERT_KEYS", "WordPiece"],
+    "encoders": ["BERT_KEYS", "DISTILBERT_KEYS"],
     "gguf_files": ["read_gguf", "write_gguf"],
     "huggingface": ["FAMILIES", "GPT2_KEYS", "LLAMA_KEYS", "Family", "Key", "config_from_hf", "config_to_hf", "convert", "families", "from_hf", "to_hf"],
     "lens_bridge": ["to_transformer_lens"],
