@@ -11,6 +11,7 @@ import lazy_loader
 # %% ../../nbs/models/index.ipynb #dd8aaf1e
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "base": ["Config", "Model", "read_weights", "save"],
+    "documents": ["document_mask", "document_positions"],
     "blm": ["BLM", "BLMConfig", "parameter_table"],
     "zoo": ["hub_table", "load", "zoo_table"],
     "gpt2": ["GPT2", "GPT2Config", "GPT2_SIZES"],

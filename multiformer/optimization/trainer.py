@@ -71,11 +71,16 @@ class TrainConfig:
 
 # %% ../../nbs/optimization/02_trainer.ipynb #a05a5948
 def next_token_loss(model: nn.Module,            # tokens -> logits
-                    windows: Int[Tensor, "b t"]  # one token more than the model reads
+                    windows: Int[Tensor, "b t"], # one token more than the model reads
+                    documents: Int[Tensor, "b t"] | None = None  # the number of each token's document; below 0: padding
                    ) -> Float[Tensor, ""]:       # nats per token
-    "Mean cross-entropy of each token given those before it."
-    logits = model(windows[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+    "Mean cross-entropy of each token given those before it; with documents, those before it in its own."
+    targets = windows[:, 1:]
+    if documents is None: logits = model(windows[:, :-1])
+    else:
+        logits, follows = model(windows[:, :-1], documents=documents[:, :-1]), documents[:, 1:] == documents[:, :-1]
+        targets = targets.masked_fill(~follows | (documents[:, 1:] < 0), -100)   # what cross_entropy ignores
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 # %% ../../nbs/optimization/02_trainer.ipynb #13bc0fa3
 def check_windows(model: nn.Module, windows: Int[Tensor, "n t"]) -> None:

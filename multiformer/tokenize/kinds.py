@@ -150,11 +150,12 @@ def train_unigram(texts: Iterable[str],
                   special_tokens: Sequence[str]  # they get the first ids
                  ) -> Backend:
     "Learn a Unigram over bytes (Kudo 2018, section 3.2). Raises as `train_sentencepiece` does."
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words = ("\t".join(word for word, _ in cut.pre_tokenize_str(text)) for text in texts)
-    content = train_sentencepiece(words, vocab_size - len(special_tokens) + 1, (), byte_fallback=False, add_dummy_prefix=False,
-                                  pretokenization_delimiter="\t", required_chars="".join(sorted(byte_letters())))
-    pieces = [*((name, -1e6) for name in special_tokens), *((p.piece, p.score) for p in sentencepiece_proto(content).pieces[1:])]   # the first is <unk>
+    cut, texts = pre_tokenizers.ByteLevel(add_prefix_space=False), list(texts)
+    words = lambda: (word for text in texts for word, _ in cut.pre_tokenize_str(text))
+    unseen = sorted(byte_letters().keys() - set().union(*words()))
+    content = train_sentencepiece(words(), vocab_size - len(special_tokens) - len(unseen) + 1, (), byte_fallback=False, add_dummy_prefix=False)
+    learned = [(p.piece, p.score) for p in sentencepiece_proto(content).pieces[1:]]          # the first is <unk>
+    pieces = [*((name, -1e6) for name in special_tokens), *learned, *((letter, min(score for _, score in learned) - 1) for letter in unseen)]
     backend = Backend(models.Unigram(pieces))
     backend.pre_tokenizer, backend.decoder = cut, decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special_tokens])
