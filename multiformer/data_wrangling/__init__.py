@@ -14,7 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "cleaning": ["Verdict", "decode", "fix_spaces", "fix_unicode", "from_html", "mask_pii"],
     "quality": ["Bounds", "Decontaminate", "Language", "Length", "c4"],
     "pipeline_steps": ["Cleaned", "Dedup", "Flow", "Pipeline", "pipeline"], "trove": ["read_flow", "to_datatrove"],
+    "shards": ["Ids", "TokenShards", "write_shards"], "streaming": ["ShardWindows", "TextWindows", "TokenStream", "dataset_texts"],
     "deduplication": ["Deduplicated", "dedup"], "minhash": ["Pair", "near_pairs"], "pairs_view": ["PairsView"],
     "semantic": ["semantic_pairs"], "substring": ["remove_repeats"],
-    "sources": ["load_text", "stdlib_texts"], "stories": ["Story", "counterfactual", "story_pairs", "storybook"], "packing": ["pack"], "entropy": ["Floor", "Reading", "entropy_floor", "fit_share", "log_prob", "parse", "read_story"],
+    "sources": ["load_text", "stdlib_texts"], "stories": ["Story", "counterfactual", "story_pairs", "storybook"], "packing": ["Packed", "pack"], "plans": ["PlanReport", "best_fit", "first_fit"], "entropy": ["Floor", "Reading", "entropy_floor", "fit_share", "log_prob", "parse", "read_story"],
     "genres": ["Difficulty", "Tale", "make_tale", "tale_log_prob", "twin"]})

@@ -53,7 +53,7 @@ def cosine_pairs(vectors: Float32[np.ndarray, "n d"], # of length 1 or 0
     "All pairs of vectors at least `threshold` alike: block by block, or by FAISS where it is installed. Raises `ValueError` for a threshold outside (0, 1]."
     if not 0 < threshold <= 1: raise ValueError(f"threshold = {threshold}; expected a similarity above 0 and at most 1")
     least, pairs = threshold - 1e-6, []   # the rounding of float32: equal texts shall reach 1
-    if find_spec("faiss"): return sorted(faiss_pairs(vectors, least))
+    if (found := find_spec("faiss")) and found.origin: return sorted(faiss_pairs(vectors, least))   # a mere folder of that name has no origin
     for at in range(0, len(vectors), block):
         for over in range(at, len(vectors), block):
             cosines = vectors[at:at + block] @ vectors[over:over + block].T
