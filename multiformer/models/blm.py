@@ -96,6 +96,11 @@ def init_weights(model: nn.Module, n_layers: int, std: float) -> None:
             nn.init.normal_(module.weight, std=std / (2 * n_layers) ** 0.5 if writes else std)
         if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
 
+# %% ../../nbs/models/01_blm.ipynb #bcb2b98a
+def _rope(c):
+    "Cosines and sines of all positions."
+    return rope_tables(c.head_width, c.context, c.rope_theta, c.rope_scaling)
+
 # %% ../../nbs/models/01_blm.ipynb #47887a3e
 class BLM(Model):
     "Baby language model: pre-norm decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU (Touvron et al. 2023)."
@@ -116,10 +121,13 @@ class BLM(Model):
         self.blocks = nn.ModuleList(blocks)
         self.ln_final = norm(c.d_model)
         self.unembed = Unembedding(c.d_model, c.vocab_size, tied_to=self.embed if c.tied else None)
-        cos, sin = rope_tables(c.head_width, c.context, c.rope_theta, c.rope_scaling)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        for name, table in zip(("cos", "sin"), _rope(c)): self.register_buffer(name, table, persistent=False)
         init_weights(self, c.n_layers, std=c.d_model ** -0.5)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.cos, self.sin = (table.to(self.cos) for table in _rope(self.config))  # a model that was bfloat16 gets exact ones back
+        return self
 
     def forward(self,
                 tokens: Int[Tensor, "b t"],
