@@ -116,8 +116,7 @@ class BLM(Model):
         else: mlp = partial(MixtureOfExperts, c.d_model, c.d_ff, c.n_experts, c.experts_per_token, activation=c.activation)
         blocks = [Block(attention(window=window), mlp(), partial(norm, c.d_model), c.placement) for window in c.windows]
         if c.mod_capacity is not None: blocks[1::2] = [MixtureOfDepths(block, c.mod_capacity) for block in blocks[1::2]]
-        self.embed = TokenEmbedding(c.vocab_size, c.d_model)
-        self.hook_embed = HookPoint()
+        self.embed, self.hook_embed = TokenEmbedding(c.vocab_size, c.d_model), HookPoint()
         self.blocks = nn.ModuleList(blocks)
         self.ln_final = norm(c.d_model)
         self.unembed = Unembedding(c.d_model, c.vocab_size, tied_to=self.embed if c.tied else None)
