@@ -158,10 +158,11 @@ def widen(model: Model,
 def used_tokens(tokenizer: Tokenizer,
                 texts: Iterable[str]  # the corpus
                ) -> list[int]:        # in order
-    "The tokens of a corpus, those that they are merged from, the bytes, and the special tokens. Raises `ValueError` for no texts, or one string instead of many."
+    "The tokens of a corpus, those that they are merged from, the bytes, and the special tokens. Raises `ValueError` for no texts, one string instead of many, or another kind of tokenizer than byte-level BPE."
     texts = texts if isinstance(texts, str) else list(texts)
     if isinstance(texts, str) or not texts: raise ValueError(f"texts is {texts[:20]!r}; expected an iterable of strings, at least one")
     model = json.loads(tokenizer.backend.to_str())["model"]
+    if model["type"] != "BPE" or not tokenizer.byte_level: raise ValueError(f"the tokenizer is a {model['type']} model; expected a byte-level BPE, whose tokens are merged from others")
     pieces, parts, kept = {i: piece for piece, i in model["vocab"].items()}, {}, set()
     for pair in model["merges"]: parts.setdefault("".join(pair), []).extend(pair)
     todo = [pieces[i] for i in set().union(*tokenizer.encode_batch(texts)) if i in pieces]

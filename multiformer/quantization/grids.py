@@ -48,18 +48,18 @@ class Grid:
 
     @property
     def origin(self) -> Float[Tensor, "... g 1"] | int:
-        return 2 ** (self.bits - 1) if self.zero is None else self.zero[..., None].to(self.scale.dtype)
+        return 2 ** (self.bits - 1) if self.zero is None else self.zero[..., None].float()
 
     def encode(self, w: Float[Tensor, "... i"]) -> UInt8[Tensor, "... i"]:
         "The code of the nearest mark for each number."
-        steps = split_groups(w, self.group_size) / self.scale[..., None]
+        steps = split_groups(w, self.group_size) / self.scale[..., None].float()
         lowest = 1 if self.zero is None and self.bits > 1 else 0  # symmetric: as many marks below zero as above
         codes = (steps + self.origin).round().clamp(lowest, 2 ** self.bits - 1)
         return codes.to(torch.uint8).flatten(-2)[..., :w.shape[-1]]
 
     def decode(self, codes: UInt8[Tensor, "... i"]) -> Float[Tensor, "... i"]:
-        "The number that each code stands for."
-        levels = split_groups(codes, self.group_size).to(self.scale.dtype)  # a fresh tensor, so what follows may change it
+        "The number that each code stands for, in float32."
+        levels = split_groups(codes, self.group_size).float()  # a fresh tensor, so what follows may change it
         return levels.sub_(self.origin).mul_(self.scale[..., None]).flatten(-2)[..., :codes.shape[-1]]
 
 # %% ../../nbs/Q/00_numbers.ipynb #69f98988
@@ -76,12 +76,12 @@ def fit_grid(w: Float[Tensor, "... i"],  # numbers that are not finite raise `Va
              symmetric: bool = True      # False: with a zero point
             ) -> Grid:
     "The grid that just holds all numbers of each group, with its scales rounded up to bfloat16."
-    if not 2 <= bits <= 8: raise ValueError(f"bits={bits!r}; expected 2 to 8")
+    if type(bits) is not int or not 2 <= bits <= 8: raise ValueError(f"bits={bits!r}; expected an integer from 2 to 8")
     if not isinstance(group_size, int) or group_size < 1: raise ValueError(f"group_size={group_size!r}; expected an integer of at least 1")
     if not w.isfinite().all(): raise ValueError(f"{(~w.isfinite()).sum()} of the {w.numel()} numbers are not finite; there is no grid for them")
     group_size = min(group_size, w.shape[-1])
-    groups = split_groups(w, group_size)
+    groups = split_groups(w.to(torch.promote_types(w.dtype, torch.float32)), group_size)
     scale = absmax_scale(groups, bits) if symmetric else affine_scale(groups, bits)[0]
-    scale = torch.where(scale > 0, round_up(scale), 1)  # a group of zeros: any scale will do
+    scale = torch.where(scale > 0, round_up(scale), 1).float()  # a group of zeros: any scale will do
     zero = None if symmetric else (-groups.amin(-1).clamp(max=0) / scale).round().clamp(0, 2 ** bits - 1).to(torch.uint8)
     return Grid(scale, zero, bits, group_size)

@@ -28,13 +28,20 @@ class QuantWeight(nn.Module):
         super().__init__()
         weight = weight.detach()
         grid = fit_grid(weight, bits, group_size, symmetric)
-        self.bits, self.group_size, self.shape, self.dense = bits, grid.group_size, weight.shape, None
+        self.bits, self.group_size, self.shape, self.dtype, self.dense = bits, grid.group_size, weight.shape, weight.dtype, None
         self.register_buffer("codes", pack_codes(grid.encode(weight), bits))
         self.register_buffer("scale", grid.scale)
         self.register_buffer("zero", grid.zero)
 
+    def _apply(self, fn, recurse=True):  # what `to`, `half`, `cuda` … call
+        scale = self.scale
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=scale.device)).dtype
+        super()._apply(fn, recurse)
+        if self.scale.dtype != scale.dtype: self.scale = scale.to(self.scale.device)
+        return self
+
     def decode(self, codes, scale, zero) -> Float[Tensor, "... i"]:
-        return Grid(scale, zero, self.bits, self.group_size).decode(unpack_codes(codes, self.bits, self.shape[1]))
+        return Grid(scale, zero, self.bits, self.group_size).decode(unpack_codes(codes, self.bits, self.shape[1])).to(self.dtype)
 
     def numbers(self) -> Float[Tensor, "o i"]:
         "The whole matrix."

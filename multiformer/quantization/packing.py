@@ -13,7 +13,7 @@ from torch import Tensor
 # %% ../../nbs/Q/01_packing.ipynb #259ff84a
 def codes_per_byte(bits: int) -> int:
     "How many codes fit into a byte. Raises `ValueError` unless they fill it."
-    if bits not in (1, 2, 4, 8): raise ValueError(f"bits={bits!r}; codes that fill a byte have 1, 2, 4 or 8")
+    if type(bits) is not int or bits not in (1, 2, 4, 8): raise ValueError(f"bits={bits!r}; codes that fill a byte have 1, 2, 4 or 8")
     return 8 // bits
 
 # %% ../../nbs/Q/01_packing.ipynb #a8ca25f0
@@ -24,7 +24,7 @@ def pack_codes(codes: UInt8[Tensor, "... n"],      # each below 2**bits, else `V
     per_byte = codes_per_byte(bits)
     if codes.dtype != torch.uint8: raise ValueError(f"codes are {codes.dtype}; expected torch.uint8")
     if codes.numel() and (top := int(codes.max())) >= 2 ** bits: raise ValueError(f"code {top} needs more than {bits} bits; expected 0 to {2 ** bits - 1}")
-    filled = torch.nn.functional.pad(codes, (0, -codes.shape[-1] % per_byte)).unflatten(-1, (-1, per_byte))
+    filled = torch.nn.functional.pad(codes.contiguous(), (0, -codes.shape[-1] % per_byte)).unflatten(-1, (-1, per_byte))
     return sum(filled[..., i] << bits * i for i in range(per_byte))
 
 # %% ../../nbs/Q/01_packing.ipynb #9f007e69
@@ -39,4 +39,4 @@ def unpack_codes(packed: UInt8[Tensor, "... m"],
     wide = packed.to({2: torch.int16, 4: torch.int32, 8: torch.int64}[per_byte])  # one byte for each code
     for i in range(1, per_byte): wide = wide | packed.to(wide.dtype) << (8 - bits) * i
     mask = (2 ** bits - 1) * int.from_bytes([1] * per_byte, "little")
-    return (wide & mask).view(torch.uint8)[..., :n]  # the machine's lowest byte comes first
+    return (wide & mask).contiguous().view(torch.uint8)[..., :n]  # the machine's lowest byte comes first

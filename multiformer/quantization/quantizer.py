@@ -7,7 +7,6 @@ __all__ = ['QuantConfig', 'is_skipped', 'shared_weights', 'replace_layers', 'qua
            'save_quantized', 'load_quantized']
 
 # %% ../../nbs/Q/03_quantize.ipynb #72ba1c8b
-import json
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -15,13 +14,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..cells.embedding import TokenEmbedding
 from ..cells.hooks import hook_points
 from ..models import zoo  # so that `ARCHITECTURES` is complete
-from ..models.base import Model, load_weights, read_config, write_atomically
+from ..models.base import Model, fill_weights, find_weights, read_config, read_weights, write_folder
 from .layers import QuantEmbedding, QuantLinear, QuantWeight
 from .packing import codes_per_byte
 from ..tokenize.tokenizer import Tokenizer
@@ -36,7 +34,7 @@ class QuantConfig:
     skip: tuple[str, ...] = ("router",)    # layers that stay as they are: globs on their names or the ends of them
 
     def __post_init__(self):
-        if self.bits not in (2, 4, 8): raise ValueError(f"bits={self.bits!r}; expected 2, 4 or 8")
+        if type(self.bits) is not int or self.bits not in (2, 4, 8): raise ValueError(f"bits={self.bits!r}; expected 2, 4 or 8")
         if self.group_size is None and self.bits < 8: object.__setattr__(self, "group_size", 32)
         if self.group_size is not None and (type(self.group_size) is not int or self.group_size < 1):
             raise ValueError(f"group_size={self.group_size!r}; expected an integer of at least 1 or None")
@@ -113,23 +111,25 @@ def size_report(model: nn.Module) -> dict:
 
 # %% ../../nbs/Q/03_quantize.ipynb #44e5aece
 def save_quantized(model: Model, folder: str | Path) -> None:
-    "Write config.json, model.safetensors and, if there is a tokenizer, tokenizer.json. Raises `ValueError` for a model that isn't quantized."
-    folder, steps = Path(folder), getattr(model, "quantization", ())
+    "Write config.json, model.safetensors and, if there is a tokenizer, tokenizer.json: all of them, or none. Raises `ValueError` for a model that isn't quantized."
+    model = getattr(model, "_orig_mod", model)  # a compiled model wraps the one that has the names
+    steps = getattr(model, "quantization", ())
     if not steps: raise ValueError(f"this {type(model).__name__} isn't quantized; models.save writes it")
     description = {"architecture": type(model).__name__, **model.config.to_dict(), "quantization": [asdict(config) for config in steps]}
-    write_atomically(folder / "model.safetensors", lambda path: save_file(stored_tensors(model), path, metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
-    if model.tokenizer is not None: model.tokenizer.save(folder / "tokenizer.json")
+    write_folder(folder, description, stored_tensors(model), model.tokenizer)
 
 # %% ../../nbs/Q/03_quantize.ipynb #0fa5700b
 def load_quantized(folder: str | Path) -> Model:
-    "The model that `save_quantized` wrote, in evaluation mode, with its tokenizer. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
+    "The model that `save_quantized` wrote, in its precision and in evaluation mode, with its tokenizer. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
     cls, values = read_config(folder)
     quantization = values.pop("quantization", None)
     try: steps = [QuantConfig(**config) for config in quantization]
     except TypeError: raise ValueError(f"config.json names the quantization {quantization!r}; expected a list with the fields of a QuantConfig") from None
     model = cls(cls.config_class.from_dict(values))
     for config in steps: replace_layers(model, config)
-    load_weights(model, Path(folder) / "model.safetensors")
+    path = find_weights(folder)
+    weights, scales = read_weights(path), {f"{name}.scale" for name, module in model.named_modules() if isinstance(module, QuantWeight)}
+    kept = [tensor for name, tensor in weights.items() if tensor.is_floating_point() and name not in scales]
+    fill_weights(model.to(max(kept, key=Tensor.numel, default=torch.empty(0)).dtype), weights, path.name)
     if (tokenizer := Path(folder) / "tokenizer.json").is_file(): model.tokenizer = Tokenizer.load(tokenizer)
     return model.eval()

@@ -138,6 +138,7 @@ def unlike_gpt2(tokenizer: Tokenizer) -> list[str]:
     "In what a tokenizer differs from what llama.cpp does under the name gpt-2."
     described, backend = json.loads(tokenizer.backend.to_str()), tokenizer.backend
     splits, model = described["pre_tokenizer"] or {}, described["model"]
+    if model["type"] != "BPE": return [f"a {model['type']} model"]
     problems = [] if splits.get("type") == "ByteLevel" and splits.get("use_regex", True) and not splits.get("add_prefix_space") else [f"pre-tokenizer {splits}"]
     problems += [f"normalizer {described['normalizer']}"] if described["normalizer"] else []
     problems += [f"{name}={model[name]!r}" for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges") if model.get(name)]
