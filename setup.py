@@ -8,7 +8,7 @@ config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {"lab": cfg["lab_requirements"].split(), "dev": cfg["dev_requirements"].split()}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "harness")}
 
 setup(
     name=cfg["lib_name"],

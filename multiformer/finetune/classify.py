@@ -42,7 +42,8 @@ class Classifier(nn.Module):
         super().__init__()
         if n_classes < 2: raise ValueError(f"n_classes={n_classes}; expected at least 2")
         if pooling not in ("mean", "last"): raise ValueError(f"pooling={pooling!r}; expected 'mean' or 'last'")
-        self.model, self.pooling, self.head = model, pooling, nn.Linear(model.config.d_model, n_classes)
+        self.model, self.pooling = model, pooling
+        self.head = nn.Linear(model.config.d_model, n_classes).to(model.ln_final.weight)   # its type and device
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

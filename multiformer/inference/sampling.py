@@ -19,24 +19,28 @@ def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
 # %% ../../nbs/inference/01_sampling.ipynb #18f130a6
 def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
     "Set to −∞ all but the smallest set of tokens whose probability reaches `p` (Holtzman et al. 2020, section 3.1)."
+    if p == 1: return logits
     ordered, order = logits.sort(-1, descending=True)
-    probability = ordered.softmax(-1)
+    probability = ordered.float().softmax(-1)
     ahead = probability.cumsum(-1) - probability
     return torch.empty_like(logits).scatter(-1, order, ordered.masked_fill(ahead >= p, float("-inf")))
 
 # %% ../../nbs/inference/01_sampling.ipynb #fa6d8bd4
 def sample(logits: Float[Tensor, "b v"],
-           temperature: float = 1.0,    # 0: the best token
+           temperature: float = 1.0,    # 0: the best token; below 1e-30 counts as 0
            top_k: int | None = None,
            top_p: float | None = None,
            generator: torch.Generator | None = None  # the source of chance
           ) -> Int[Tensor, "b"]:
-    "Choose one token for each row. Raises `ValueError` for a negative temperature, `top_k` below 1 or `top_p` outside (0, 1]."
-    if temperature < 0: raise ValueError(f"temperature must be at least 0, not {temperature}")
+    "Choose one token for each row. Raises `ValueError` for logits that are nan or +∞, a temperature that is negative or not finite, `top_k` below 1 or `top_p` outside (0, 1]."
+    if not 0 <= temperature < float("inf"): raise ValueError(f"temperature must be finite and at least 0, not {temperature}")
     if top_k is not None and top_k < 1: raise ValueError(f"top_k must be at least 1, not {top_k}")
     if top_p is not None and not 0 < top_p <= 1: raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if temperature == 0: return logits.argmax(-1)
-    logits = logits / temperature
+    logits = logits.float()
+    best = logits.amax(-1, keepdim=True)
+    if not best.isfinite().all(): raise ValueError("the logits of a row have a nan or +∞, or are all −∞")
+    if temperature < 1e-30: return logits.argmax(-1)
+    logits = (logits - best) / temperature   # the best is 0: no quotient overflows to +∞
     if top_k is not None: logits = keep_top_k(logits, top_k)
     if top_p is not None: logits = keep_top_p(logits, top_p)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)

@@ -105,10 +105,10 @@ def attention_data(patterns: dict[str, Float[Tensor, "h t s"]],
                    labels: list[str],             # of the tokens
                    keys: list[str] | None = None  # of the tokens that are looked at; None: the same
                   ) -> dict:                      # JSON
-    "What the page draws: for each hook point its shape, its weights and the labels of its axes."
-    name = lambda axis, labels=labels: labels if axis == len(labels) else [str(i) for i in range(axis)]
-    short = lambda point: re.sub(r"^blocks\.(\d+)\.attn$", r"layer \1", point.removesuffix(".hook_pattern"))
-    return {"panes": [{"label": short(point), "heads": pattern.shape[0], "queries": name(pattern.shape[1]), "keys": name(pattern.shape[2], keys or labels),
+    "What the page draws: for each hook point its shape, its weights and the labels of its axes; tokens that a mixture of depths chose are numbered."
+    def name(point, axis, labels): return labels if axis == len(labels) else [f"token {i} of those routed" if ".block." in point else str(i) for i in range(axis)]
+    short = lambda point: re.sub(r"^blocks\.(\d+)\.(block\.)?attn$", r"layer \1", point.removesuffix(".hook_pattern"))
+    return {"panes": [{"label": short(point), "heads": pattern.shape[0], "queries": name(point, pattern.shape[1], labels), "keys": name(point, pattern.shape[2], keys or labels),
                        "weights": pack_weights(pattern)} for point, pattern in patterns.items()]}
 
 # %% ../../nbs/interpretability/01_attention_view.ipynb #6b609145

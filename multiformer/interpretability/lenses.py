@@ -22,9 +22,15 @@ from .view import KIT_JS, VIEW_CSS, View
 # %% ../../nbs/interpretability/02_lenses.ipynb #86b40015
 def stream_names(model: nn.Module) -> list[str]: # hook points, from the embedding to the last layer
     "Where the residual stream can be read between layers. Raises `ValueError` for a model without blocks."
-    posts = hook_names(model, "blocks.*.hook_resid_post")
+    posts = [name for name in hook_names(model, "blocks.*.hook_resid_post") if name.count(".") == 2]   # not those inside a mixture of depths
     if not posts: raise ValueError(f"{type(model).__name__} has no blocks.*.hook_resid_post; expected a stack of Block modules")
     return ["blocks.0.hook_resid_pre", *posts]
+
+# %% ../../nbs/interpretability/02_lenses.ipynb #282f547d
+def _read_out(model, x):
+    "What `model` answers to the stream `x`, with its soft cap on logits if it has one."
+    logits, cap = model.unembed(model.ln_final(x)), getattr(getattr(model, "config", None), "logit_softcap", None)
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 # %% ../../nbs/interpretability/02_lenses.ipynb #2db3db90
 def logit_lens(model: nn.Module,                # with blocks, `ln_final` and `unembed`
@@ -34,7 +40,7 @@ def logit_lens(model: nn.Module,                # with blocks, `ln_final` and `u
     device = next(model.parameters()).device
     tokens = torch.as_tensor(tokens, device=device)
     with torch.no_grad(), record(model, stream_names(model)) as acts: model(tokens if tokens.ndim > 1 else tokens[None])
-    with torch.no_grad(): logits = torch.stack([model.unembed(model.ln_final(x)) for x in acts.values()])
+    with torch.no_grad(): logits = torch.stack([_read_out(model, x) for x in acts.values()])
     return logits if tokens.ndim > 1 else logits[:, 0]
 
 # %% ../../nbs/interpretability/02_lenses.ipynb #286bd62f
@@ -52,7 +58,9 @@ def stream_parts(model: nn.Module,
                  tokens: Int[Tensor, "t"] | Sequence[int],
                  heads: bool = False  # split attention into heads
                 ) -> dict[str, Float[Tensor, "t d"]]: # their sum is the stream before `ln_final`
-    "What was added to the residual stream, by hook point. Raises `ValueError` where norms stand between the parts and the sum."
+    "What was added to the residual stream, by hook point. Raises `ValueError` where norms or a router stand between the parts and the sum."
+    routed = [f"blocks.{i}" for i, block in enumerate(model.blocks) if not hasattr(block, "placement")]
+    if routed: raise ValueError(f"{routed[0]} is a {type(model.get_submodule(routed[0])).__name__}, which scales what its layers add; expected a Block")
     placements = {block.placement for block in model.blocks}
     if "post" in placements or (heads and "sandwich" in placements):
         raise ValueError(f"blocks with placement={sorted(placements)} norm what was added; expected 'pre'" + ("" if heads else " or 'sandwich'"))
@@ -75,8 +83,8 @@ def direct_logit_attribution(model: nn.Module,
                              versus: int | None = None, # split the difference to the logit of this token
                              position: int = -1,        # whose prediction
                              heads: bool = False        # split attention into heads
-                            ) -> dict[str, float]:      # part -> logits; their sum is the logit
-    "What each part of the model wrote toward a logit, with the scale of the final norm held. Raises `KeyError` if that norm has no scale (DyT)."
+                            ) -> dict[str, float]:      # part -> logits; their sum is the logit, before a soft cap
+    "What each part of the model wrote toward a logit, before a soft cap, with the scale of the final norm held. Raises `KeyError` if that norm has no scale (DyT)."
     parts = stream_parts(model, tokens, heads)
     x = torch.stack([part[position] for part in parts.values()])  # part d
     with torch.no_grad(), record(model, "ln_final.hook_scale") as acts: model.ln_final(x.sum(0))

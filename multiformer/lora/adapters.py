@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from math import sqrt
+from math import inf, sqrt
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,12 @@ class LoRAConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "targets", (self.targets,) if isinstance(self.targets, str) else tuple(self.targets))
-        checks = {"r": (type(self.r) is int and self.r > 0, "an integer of at least 1"), "alpha": (self.alpha > 0, "a positive number"),
-                  "dropout": (0 <= self.dropout < 1, "a share in [0, 1)"), "targets": (len(self.targets) > 0, "at least one pattern")}
+        real = {name: isinstance(getattr(self, name), Real) and not isinstance(getattr(self, name), bool) for name in ("alpha", "dropout")}
+        checks = {"r": (type(self.r) is int and self.r > 0, "an integer of at least 1"), "alpha": (real["alpha"] and 0 < self.alpha < inf, "a finite number above 0"),
+                  "dropout": (real["dropout"] and 0 <= self.dropout < 1, "a share in [0, 1)"), "targets": (len(self.targets) > 0, "at least one pattern")}
         for name, (fine, expected) in checks.items():
             if not fine: raise ValueError(f"{name}={getattr(self, name)!r}; expected {expected}")
+        for name in real: object.__setattr__(self, name, float(getattr(self, name)))  # numpy's numbers don't travel as JSON
 
     @property
     def scale(self) -> float:
@@ -148,7 +151,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 # %% ../../nbs/lora/01_lora.ipynb #86f25ea2
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:  # changed in place, and returned
-    "Fold the change into the weights, and keep the originals. Raises `ValueError` if there is no adapter, or if it is merged or switched off."
+    "Fold the change into the weights, and keep the originals. A merged adapter can't be trained: `unmerge` comes first. Raises `ValueError` if there is no adapter, or if it is merged or switched off."
     layers = lora_layers(model)
     for name, layer in layers.items():
         if layer.merged: raise ValueError(f"{name} is merged already; unmerge(model) comes first")
@@ -156,6 +159,8 @@ def merge(model: nn.Module) -> nn.Module:  # changed in place, and returned
     for layer in layers.values():
         merged, layer.base_weight = effective_weight(layer), layer.weight.clone()
         layer.weight.copy_(merged)
+        layer.learning = [name for name in ("lora_A", "lora_B") if getattr(layer, name).requires_grad]
+        for name in layer.learning: getattr(layer, name).requires_grad_(False)
     return model
 
 # %% ../../nbs/lora/01_lora.ipynb #bf2cb702
@@ -168,6 +173,7 @@ def unmerge(model: nn.Module) -> nn.Module:  # changed in place, and returned
     for layer in layers.values():
         layer.weight.copy_(layer.base_weight)
         layer.base_weight = None
+        for name in layer.learning: getattr(layer, name).requires_grad_(True)
     return model
 
 # %% ../../nbs/lora/01_lora.ipynb #521b3c62

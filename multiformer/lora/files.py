@@ -16,18 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..models.base import write_atomically
+from ..models.base import Model, write_atomically
 from ..models.blm import BLM
-from ..weights_adapter.huggingface import LLAMA_KEYS, convert
+from ..weights_adapter.huggingface import config_to_hf, convert, families
 from .adapters import LoRAConfig, add_lora, lora_layers
 
 # %% ../../nbs/lora/02_adapter_files.ipynb #c29ef1e5
 def outside_names(model: nn.Module) -> dict[str, str]:
-    "The path of each linear layer -> its path in transformers' Llama for a BLM, else the same."
+    "The path of each linear layer -> its path in the class of transformers that `to_hf` writes. The same, if there is none or if it joins several of these layers into one."
     layers = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if not isinstance(model, BLM): return {name: name for name in layers}
-    def theirs(name): return next(iter(convert({f"{name}.weight": layers[name]}, LLAMA_KEYS))).removesuffix(".weight")
-    return {name: theirs(name) for name in layers}
+    own = {name: name for name in layers}
+    if not isinstance(model, Model): return own
+    try:
+        keys = families()[config_to_hf(model.config, getattr(model, "origin", None))["model_type"]].keys
+        return {name: next(iter(convert({f"{name}.weight": weight}, keys))).removesuffix(".weight") for name, weight in layers.items()}
+    except ValueError: return own
 
 # %% ../../nbs/lora/02_adapter_files.ipynb #455914e4
 def short_targets(chosen: list[str],  # paths of the adapted layers
@@ -40,16 +43,19 @@ def short_targets(chosen: list[str],  # paths of the adapted layers
 
 # %% ../../nbs/lora/02_adapter_files.ipynb #9710dc9a
 def save_adapter(model: nn.Module, folder: str | Path) -> None:
-    "Write the adapter of `model` into `folder` in PEFT's format; merged or not makes no difference. Raises `ValueError` if there is no adapter."
+    "Write the adapter of `model` into `folder` in PEFT's format; merged or not makes no difference. PEFT opens it over what `to_hf` writes, but for models that keep their own names (`outside_names`). Raises `ValueError` if there is no adapter."
     root, folder, adapted = getattr(model, "_orig_mod", model), Path(folder), lora_layers(model)
     names, config = outside_names(root), next(iter(adapted.values())).config
     targets = short_targets([names[name] for name in adapted], list(names.values()))
-    described = {"peft_type": "LORA", "task_type": "CAUSAL_LM" if isinstance(root, BLM) else None, "r": config.r, "lora_alpha": config.alpha,
-                 "lora_dropout": config.dropout, "use_rslora": config.rslora, "target_modules": targets, "bias": "none",
-                 "base_model_name_or_path": None, "inference_mode": True}
+    task = "CAUSAL_LM" if isinstance(root, BLM) and names.keys() != set(names.values()) else None  # our own model lacks the methods that PEFT asks of a CAUSAL_LM
+    described = json.dumps({"peft_type": "LORA", "task_type": task, "r": config.r, "lora_alpha": config.alpha,
+                            "lora_dropout": config.dropout, "use_rslora": config.rslora, "target_modules": targets, "bias": "none",
+                            "base_model_name_or_path": None, "inference_mode": True}, indent=2)
     tensors = {f"base_model.model.{names[name]}.{part}.weight": getattr(layer, part).detach().contiguous() for name, layer in adapted.items() for part in ("lora_A", "lora_B")}
-    write_atomically(folder / "adapter_model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_atomically(folder / "adapter_config.json", lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))
+    def write(path):  # the config is replaced when the matrices are complete, and they are replaced right after it
+        save_file(tensors, path, metadata={"format": "pt"})
+        write_atomically(folder / "adapter_config.json", lambda path: path.write_text(described + "\n"))
+    write_atomically(folder / "adapter_model.safetensors", write)
 
 # %% ../../nbs/lora/02_adapter_files.ipynb #57500b12
 HARMLESS = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "bias",
@@ -108,8 +114,10 @@ def load_adapter(model: nn.Module,  # changed in place, and returned
     root = getattr(model, "_orig_mod", model)
     values, weights = _read(Path(folder))
     matrices = adapter_matrices(root, weights, values.get("r", 8))
-    paths = dict.fromkeys(name.rpartition(".")[0] for name in matrices)
-    add_lora(root, lora_config_from_peft(values, short_targets(list(paths), list(outside_names(root)))))
+    paths = list(dict.fromkeys(name.rpartition(".")[0] for name in matrices))
+    short = short_targets(paths, list(outside_names(root)))
+    exact = not {name for name, _ in root.named_modules()}.isdisjoint(short)  # a target that is a whole path means that path alone
+    add_lora(root, lora_config_from_peft(values, paths if exact else short))
     for name, layer in lora_layers(root).items():
         for part in ("lora_A", "lora_B"): getattr(layer, part).copy_(matrices[f"{name}.{part}"])
     return model

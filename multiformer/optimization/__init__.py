@@ -10,7 +10,9 @@ import lazy_loader
 
 # %% ../../nbs/optimization/index.ipynb #8ec6697d
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "schedule": ["cosine_schedule", "stable_schedule"],
+    "schedule": ["cosine_schedule", "inverse_sqrt_schedule", "linear_schedule", "stable_schedule"],
     "checkpoint": ["find_checkpoints", "load_checkpoint", "save_checkpoint"],
     "trainer": ["History", "TrainConfig", "Trainer", "next_token_loss", "train"],
-    "adamw": ["AdamW"]})
+    "adamw": ["AdamW"],
+    "optimizers": ["Muon", "build_optimizer", "newton_schulz"],
+    "averaging": ["EMA", "averaged", "token_loss"]})

@@ -33,11 +33,11 @@ def byte_letters() -> dict[str, int]:
 
 # %% ../../nbs/data-prep/02_tokenizer.ipynb #bd257fda
 def check_special(names: Sequence[str]) -> list[str]:
-    "The names of special tokens. Raises `ValueError` for one string instead of many, an empty name, one that is given twice, or one that contains another."
+    "The names of special tokens. Raises `ValueError` for one string instead of many, a name of less than two characters, one that is given twice, or one that contains another."
     if isinstance(names, str): raise ValueError(f"special tokens are {names!r}, a single string; expected a list of names")
     names = list(names)
     for i, name in enumerate(names):
-        if not isinstance(name, str) or not name: raise ValueError(f"{name!r} can't be a special token; expected a string that isn't empty")
+        if not isinstance(name, str) or len(name) < 2: raise ValueError(f"{name!r} can't be a special token; expected a string of at least two characters")
         if name in names[:i]: raise ValueError(f"the special token {name!r} is given twice")
         if other := next((n for n in names if n != name and n in name), None): raise ValueError(f"the special token {name!r} contains another, {other!r}")
     return names
@@ -252,9 +252,10 @@ class Tokenizer(Codec):
     "Text to ids and back: byte-level byte-pair encoding, or another kind that its file describes."
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int | None = None, special_tokens: Sequence[str] = ("<|endoftext|>",), kind: str = "bpe") -> "Tokenizer":
-        "Learn up to `vocab_size` tokens; warns if the texts allow fewer. Raises `ValueError` for an empty corpus, too small a size, another kind, or what `check_special` refuses."
+        "Learn up to `vocab_size` tokens; warns if the texts allow fewer. Raises `ValueError` for an empty corpus, too small a size, another kind, a special token that the texts spell, or what `check_special` refuses."
         from multiformer.tokenize.kinds import train_kind
         tokenizer = cls(train_kind(texts, vocab_size, special_tokens, kind))
+        if spelt := [name for name, i in tokenizer.special_tokens.items() if tokenizer.byte_level and i in tokenizer.encode(name)]: raise ValueError(f"the special token {spelt[0]!r} is a word of these texts; choose a name that no text holds, such as <|{spelt[0]}|>")
         if vocab_size and (n := tokenizer.vocab_size) < vocab_size: warnings.warn(f"vocab_size={vocab_size}, but only {n} tokens are possible with these texts", stacklevel=2)
         return tokenizer
 

@@ -291,3 +291,4 @@ def to_hf(model: Model,
                   "dtype": str(model.embed.weight.dtype).removeprefix("torch.")}
     write_folder(folder, described, {name: tensor.contiguous() for name, tensor in theirs.items()}, shard_size=shard_size)
     if model.tokenizer is not None: tokenizer_to_hf(model.tokenizer, folder, model.config.context)
+    else: (Path(folder) / "tokenizer_config.json").unlink(missing_ok=True)   # it would speak of another model's tokenizer

@@ -87,8 +87,9 @@ def permuted(name: str, weight: Tensor, config: BLMConfig, permutation) -> Tenso
 def write_llama2c(model: BLM,
                   path: str | Path  # ends in .bin by custom
                  ) -> None:
-    "Write version 0 of llama2.c's format, in float32. Raises `ValueError` for what llama2.c does not have."
+    "Write version 0 of llama2.c's format, in float32. Raises `ValueError` for what llama2.c does not have, and for a quantized model."
     if not isinstance(model, BLM): raise ValueError(f"llama2.c runs Llama only; expected a BLM, not {type(model).__name__}")
+    if getattr(model, "quantization", ()): raise ValueError("packed weights have no place in llama2.c's version 0; write the model that this one was made from")
     c, weights = model.config, model.state_dict()
     chunks = [header_of(c)]
     weights = {name: permuted(name, weight, c, neighbours_from_halves) for name, weight in weights.items()} | rotary_blocks(c)

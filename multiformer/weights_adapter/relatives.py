@@ -98,8 +98,9 @@ def gemma_to_hf(config: BLMConfig) -> dict:
 
 # %% ../../nbs/weights_adapter/03_relatives.ipynb #0580fff1
 def gemma2_from_hf(config: dict) -> dict:
-    "Rotary positions, activation and windows of a Gemma 2."
+    "Rotary positions, activation and windows of a Gemma 2; a window of the whole context that no layer uses is none."
     windows = windows_from_hf(config, config["sliding_window"], tuple(range(1, config["num_hidden_layers"], 2)))
+    if len(windows["full_layers"]) == config["num_hidden_layers"] and windows["window"] == config["max_position_embeddings"]: windows = {}
     return {**decoder_from_hf({**config, "hidden_act": config["hidden_activation"]}), **windows}
 
 # %% ../../nbs/weights_adapter/03_relatives.ipynb #d1793b18
@@ -107,7 +108,7 @@ def gemma2_to_hf(config: BLMConfig) -> dict:
     "Rotary positions, activation and windows as a Gemma 2 has them. Raises `ValueError` where the number of heads doesn't divide the width."
     described = llama_to_hf(config)
     described["hidden_activation"] = described.pop("hidden_act")
-    return {**described, **windows_to_hf(config), "pad_token_id": None}
+    return {**described, **windows_to_hf(config), "sliding_window": config.window or config.context, "pad_token_id": None}   # transformers needs a number
 
 # %% ../../nbs/weights_adapter/03_relatives.ipynb #65129073
 _GEMMA = dict(head_dim=256, tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh")
