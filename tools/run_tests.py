@@ -117,6 +117,7 @@ def read_case(case: ElementTree.Element) -> Result:
 def execute(path: Path, log: str) -> None:
     "Run one notebook, in a process of its own, as nbdev_test does; what it says goes to the file `log`."
     from nbdev.test import test_nb
+    multiprocessing.set_start_method(None, force=True)   # a notebook's own processes start as they do in Jupyter
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
