@@ -471,7 +471,7 @@ class Storybook(Sequence):
     held_out: bool
     made_up: bool
     genres: tuple[str, ...] = ("ownership",)
-    difficulty: "Difficulty | None" = None
+    difficulty: object = None
 
     def __len__(self) -> int: return self.n
 
@@ -493,7 +493,7 @@ def storybook(n: int,                 # number of stories
               held_out: bool = False, # use the names that no other storybook uses
               made_up: bool = False,  # new names in each story
               genres: Sequence[str] = ("ownership",),  # each story is of one of them: ownership, seek, order, count, talk
-              difficulty: "Difficulty | None" = None   # of all genres but ownership
+              difficulty: object = None   # of all genres but ownership
              ) -> Storybook:
     "`n` small English stories with their ground truth. Raises `ValueError` unless `n` is at least 1, for an unknown genre, and for names both held out and made up."
     from multiformer.data_wrangling.genres import GENRES

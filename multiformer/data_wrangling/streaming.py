@@ -70,7 +70,7 @@ def exit_with_parent(worker: int) -> None:
 # %% ../../nbs/data-prep/16_stream.ipynb #90e06624
 class Part(IterableDataset):
     "What one worker of `stream` reads: batches, each with the state after it."
-    def __init__(self, stream: "TokenStream"): self.stream = stream
+    def __init__(self, stream): self.stream = stream  # a `TokenStream`
     def __iter__(self):
         info = get_worker_info()
         return self.stream.part(info.id, info.num_workers) if info else self.stream.part(0, 1)
