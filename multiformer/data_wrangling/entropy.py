@@ -124,7 +124,7 @@ def wordings(plot: Plot,
 # %% ../../nbs/data-prep/20_entropy_floor.ipynb #82d9a645
 class Reader(Guess):
     "A guess whose sentences have to be those of a page."
-    def __init__(self, page: "Page", cast: dict[str, list[str]]):
+    def __init__(self, page, cast: dict[str, list[str]]):  # the `Page` that is read
         super().__init__(page.words, cast)
         self.page = page
 
