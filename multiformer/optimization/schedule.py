@@ -68,4 +68,4 @@ def inverse_sqrt_schedule(step: int,         # steps taken so far
     return warm_up(step, warmup) if step <= warmup else max(floor, ((warmup + 1) / (step + 1)) ** .5)
 
 # %% ../../nbs/optimization/00_schedule.ipynb #4c4f2a9c
-SCHEDULES = {"cosine": cosine_schedule, "stable": stable_schedule, "inverse_sqrt": inverse_sqrt_schedule}
+SCHEDULES = {"cosine": cosine_schedule, "stable": stable_schedule, "inverse_sqrt": inverse_sqrt_schedule, "linear": linear_schedule}
