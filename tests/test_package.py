@@ -20,7 +20,7 @@ SHIPPED = [f"multiformer/weights/blm-storybook/{name}" for name in ("config.json
 DEVELOPMENT = {"nbdev", "fastcore", "execnb"}
 HEAVY = {"transformers", "datasets", "matplotlib", "transformer_lens", "peft", "ipywidgets", "anywidget", "pandas"}
 APART = {"data_wrangling", "tokenize"}   # they know nothing of models, nor models and cells of what is built upon them
-MAY_IMPORT = {"cells": {"cells"}, "models": {"cells", "models", "tokenize"}, "data_wrangling": APART | {"models"}, "tokenize": APART}
+MAY_IMPORT = {"cells": {"cells"}, "models": {"cells", "models", "tokenize"}, "data_wrangling": APART, "tokenize": APART}
 
 
 def imports(path: Path) -> Iterator[str]:

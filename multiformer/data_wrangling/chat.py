@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'TEMPLATES', 'CHAT_CSS', 'check_messages', 'GenerationBlock', 'compile_template', 'fill', 'render',
-           'read_marks', 'prefix_answers', 'shield', 'ChatToken', 'chat_tokens', 'Chat', 'control_names', 'encode_chat']
+           'read_marks', 'prefix_answers', 'rewrite', 'shield', 'fill_shielded', 'ChatToken', 'chat_tokens', 'Chat',
+           'control_names', 'encode_chat']
 
 # %% ../../nbs/data-prep/18_chat.ipynb #34aa954f
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -26,14 +27,16 @@ from ..tokenize.tokenizer import Tokenizer
 # %% ../../nbs/data-prep/18_chat.ipynb #d501d454
 def check_messages(messages: Sequence[dict] # each with `role` and `content`
                   ) -> None:
-    "Raise `ValueError` unless this is a conversation: perhaps a system message, then user and assistant by turns, none of them empty."
+    "Raise `ValueError` unless this is a conversation: perhaps a system message, then user and assistant by turns, none of them empty. What else a message holds is text or a number."
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages: raise ValueError(f"messages = {messages!r}; expected a list of at least one message")
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys(): raise ValueError(f"message {i} is {message!r}; expected a dict with 'role' and 'content'")
         role, content = message["role"], message["content"]
         if role not in ("system", "user", "assistant"): raise ValueError(f"message {i} has the role {role!r}; expected 'system', 'user' or 'assistant'")
         if not isinstance(content, str) or not content.strip(): raise ValueError(f"message {i} ({role}) has the content {content!r}; expected a text that isn't empty")
-        if any(mark in content for mark in MARKS.values()): raise ValueError(f"message {i} ({role}) contains one of U+FDD0 to U+FDD2, which are no characters")
+        for key, value in message.items():
+            if not isinstance(value, (str, int, float, type(None))): raise ValueError(f"message {i} ({role}) has a {type(value).__name__} in {key!r}; expected a text or a number")
+            if any(mark in str(value) for mark in MARKS.values()): raise ValueError(f"message {i} ({role}) contains one of U+FDD0 to U+FDD2, which are no characters")
         if role == "system" and i > 0: raise ValueError(f"message {i} is from the system; only the first one may be")
     turns = [message["role"] for message in messages if message["role"] != "system"]
     if not turns: raise ValueError("the only message is from the system; expected one from the user after it")
@@ -101,16 +104,17 @@ def compile_template(template: str # a name in `TEMPLATES`, or the source of one
     environment.filters["tojson"] = tojson   # Jinja's own escapes what HTML would need
     environment.globals.update(raise_exception=raise_exception, strftime_now=lambda pattern: datetime.now().strftime(pattern))
     try: return environment.from_string(TEMPLATES.get(template, template))
-    except TemplateError as error: raise ValueError(f"the template is no valid Jinja: {error}") from None
+    except Exception as error: raise ValueError(f"the template is no valid Jinja: {error}") from None
 
 # %% ../../nbs/data-prep/18_chat.ipynb #d2ab77d8
 def fill(messages: Sequence[dict], template: str, add_generation_prompt: bool,
          variables: dict[str, str] # what else the template may ask for: bos_token, eos_token, …
         ) -> str:
-    "The text of a conversation, the answers between marks. Raises `ValueError` if the template refuses the messages or wants what the sandbox forbids."
+    "The text of a conversation, the answers between marks. Raises `ValueError` if the template refuses the messages, wants what the sandbox forbids, or fails."
     given = {"tools": None, "documents": None} | variables
     try: return compile_template(template).render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
     except TemplateError as error: raise ValueError(f"the template refuses: {error}") from None
+    except Exception as error: raise ValueError(f"the template fails: {type(error).__name__}: {error}") from None
 
 # %% ../../nbs/data-prep/18_chat.ipynb #666b6e21
 def render(messages: Sequence[dict],
@@ -151,14 +155,31 @@ def prefix_answers(messages: Sequence[dict], template: str, variables: dict[str,
         spans.append((len(before), len(after)))
     return spans
 
+# %% ../../nbs/data-prep/18_chat.ipynb #525465db
+def rewrite(messages: Sequence[dict], change: Callable[[str], str]) -> list[dict]:
+    "The messages, with `change` of every text but the role, which `check_messages` has read."
+    return [{key: change(value) if isinstance(value, str) and key != "role" else value for key, value in message.items()} for message in messages]
+
 # %% ../../nbs/data-prep/18_chat.ipynb #c92c7e20
 def shield(messages: Sequence[dict],
            names: Iterable[str] # of control tokens
           ) -> list[dict]:
-    "The messages, with a mark before each control token in their contents, and before the beginning of one at an end."
+    "The messages, with a mark before each control token in their texts, and before the beginning of one at an end."
     patterns = [re.escape(name[:n]) + (r"(?=\s*\Z)" if n < len(name) else "") for name in names for n in range(len(name), 0, -1)]
     if not patterns: return list(messages)
-    return [message | {"content": re.sub("|".join(patterns), MARKS["text"] + r"\g<0>", message["content"])} for message in messages]
+    return rewrite(messages, lambda text: re.sub("|".join(patterns), MARKS["text"] + r"\g<0>", text))
+
+# %% ../../nbs/data-prep/18_chat.ipynb #60e8e000
+def fill_shielded(messages: Sequence[dict], template: str, add_generation_prompt: bool, variables: dict[str, str],
+                  names: Sequence[str] # of control tokens
+                 ) -> tuple[str, list[tuple[int, int]], list[tuple[int, int]]]: # as `read_marks` gives them
+    "Text, answers and control tokens of a conversation. Raises `ValueError` if the texts of the messages have a part in the control tokens."
+    def filled(messages): return read_marks(fill(messages, template, add_generation_prompt, variables), names)
+    text, answers, control = filled(shield(messages, names))
+    harmless, _, expected = filled(rewrite(messages, lambda text: re.sub(r"\S", "x", text)))
+    found, expected = [text[a:b] for a, b in control], [harmless[a:b] for a, b in expected]
+    if found != expected: raise ValueError(f"the template makes control tokens out of the text of a message: it writes {len(expected)} of its own, and here are {len(found)}, or other ones")
+    return text, answers, control
 
 # %% ../../nbs/data-prep/18_chat.ipynb #f194cd69
 class ChatToken(NamedTuple):
@@ -228,7 +249,7 @@ def encode_chat(tokenizer: Tokenizer,
                 template: str = "chatml",           # a name in `TEMPLATES`, or the source of one
                 add_generation_prompt: bool = False # end with the beginning of an answer, to have it written by a model
                ) -> Chat:
-    "Tokens and mask of a conversation. Raises `ValueError` as `render` does, for control tokens that the vocabulary lacks, and if there would be nothing to learn."
+    "Tokens and mask of a conversation. Raises `ValueError` as `render` and `fill_shielded` do, for control tokens that the vocabulary lacks, and if there would be nothing to learn."
     check_messages(messages)
     names = list(tokenizer.special_tokens)
     if missing := [name for name in control_names(template) if name not in names]:
@@ -236,7 +257,7 @@ def encode_chat(tokenizer: Tokenizer,
     ends = next((name for name, id in tokenizer.special_tokens.items() if id == tokenizer.eos_id), "")
     begins = next((name for name in ("<|begin_of_text|>", "<|bos|>", "<s>", "<bos>") if name in names), ends)
     variables = {"bos_token": begins, "eos_token": ends}
-    text, answers, control = read_marks(fill(shield(messages, names), template, add_generation_prompt, variables), names)
+    text, answers, control = fill_shielded(messages, template, add_generation_prompt, variables, names)
     chat = Chat(text, chat_tokens(tokenizer, text, answers or prefix_answers(messages, template, variables), control))
     if not (any(chat.mask) or add_generation_prompt): raise ValueError("the mask is all zero: there is no answer to learn in this conversation")
     return chat

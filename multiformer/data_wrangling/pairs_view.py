@@ -13,6 +13,7 @@ from difflib import SequenceMatcher
 from html import escape
 
 from .minhash import Pair
+from ..tokenize.tokenizer import write_atomically
 
 # %% ../../nbs/data-prep/06a_side_by_side.ipynb #ab6a1e27
 def marked(a: str, b: str,
@@ -69,7 +70,6 @@ class PairsView:
                   title: str = "Pairs side by side"
                  ) -> None:
         "Write a page that needs neither kernel nor network."
-        from multiformer.models.base import write_atomically
         page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
                 f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title></head>\n<body><main><h1>{escape(title)}</h1>{self.to_html()}</main></body></html>\n')
         write_atomically(path, lambda part: part.write_text(page, encoding="utf-8", errors="replace"))

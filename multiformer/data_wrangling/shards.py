@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from ..models.base import write_atomically
+from ..tokenize.tokenizer import write_atomically
 
 # %% ../../nbs/data-prep/15_shards.ipynb #e4fc88ad
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -153,16 +153,18 @@ def skip_written(docs: Iterator,     # moves on
 # %% ../../nbs/data-prep/15_shards.ipynb #487b0347
 class TokenShards:
     "The tokens in a folder of shards, read in place. Raises `ValueError` for a folder that is incomplete, damaged or made by another tokenizer."
-    def __init__(self, folder: str | Path, tokenizer=None):
+    def __init__(self, folder: str | Path,
+                 tokenizer=None,         # if given, the one that the shards have to be made by
+                 verify: bool = True):   # compare the checksums, too
         self.folder, self.index, self.maps = Path(folder), read_index(folder), {}
         self.vocab_size, self.separator, self.shards = (self.index[key] for key in ("vocab_size", "separator", "shards"))
         if not self.index["complete"]: raise ValueError(f"{folder} is incomplete: its writer was stopped; let `write_shards` finish it")
         if tokenizer is not None and fingerprint(tokenizer) != self.index["tokenizer"]: raise ValueError(f"{folder} was made by another tokenizer than the one given")
         self.dtype, self.starts = token_dtype(self.vocab_size), np.cumsum([0] + [shard["tokens"] for shard in self.shards])
         self.firsts = np.cumsum([0] + [shard["documents"] for shard in self.shards])
-        self.verify(contents=False)
+        self.verify(contents=verify)
 
-    def __reduce__(self): return type(self), (self.folder,)
+    def __reduce__(self): return type(self), (self.folder, None, False)
 
     def __len__(self) -> int:
         "The number of tokens."

@@ -84,7 +84,7 @@ class TokenStream(IterableDataset):
                  rank: int = 0,        # this process, …
                  ranks: int = 1,       # … and how many share the batches
                  workers: int = 0):    # processes that read ahead for this one
-        if batch_size < 1 or workers < 0 or not 0 <= rank < ranks: raise ValueError(f"batch_size={batch_size}, workers={workers}, rank={rank} of ranks={ranks}; expected batch_size >= 1, workers >= 0 and 0 <= rank < ranks")
+        if min(batch_size - 1, seed, workers) < 0 or not 0 <= rank < ranks: raise ValueError(f"batch_size={batch_size}, seed={seed}, workers={workers}, rank={rank} of ranks={ranks}; expected batch_size >= 1, seed >= 0, workers >= 0 and 0 <= rank < ranks")
         self.source, self.batch_size, self.seed, self.rank, self.ranks, self.workers = source, batch_size, seed, rank, ranks, workers
         self.batches, self.states = 0, {}  # received by all ranks together; what the source has to know
         self.readers(max(1, workers))
