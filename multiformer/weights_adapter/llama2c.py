@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['halves_from_neighbours', 'neighbours_from_halves', 'blocks_of', 'rotary_blocks', 'header_of', 'config_of', 'permuted',
-           'write_llama2c', 'read_llama2c']
+           'write_llama2c', 'read_block', 'read_llama2c']
 
 # %% ../../nbs/weights_adapter/02_llama2c.ipynb #eec43585
 import struct
 from dataclasses import fields
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..cells.position import rope_tables
-from ..models.base import fill_weights, write_atomically
+from ..models.base import empty_weights, fill_weights, write_atomically
 from ..models.blm import BLM, BLMConfig
 
 # %% ../../nbs/weights_adapter/02_llama2c.ipynb #3eb3ab22
@@ -99,22 +100,30 @@ def write_llama2c(model: BLM,
     if weights: raise ValueError(f"llama2.c has no {', '.join(list(weights)[:8])}")
     write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(chunks)))
 
+# %% ../../nbs/weights_adapter/02_llama2c.ipynb #6a31e000
+def read_block(file: BinaryIO, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    "The next numbers of an open file. Raises `ValueError` if it ends before."
+    block = torch.empty(shape)
+    read = file.readinto(block.view(-1).view(torch.uint8).numpy())
+    if read != block.nbytes: raise ValueError(f"the file ends after {read} of {block.nbytes} bytes")
+    return block
+
 # %% ../../nbs/weights_adapter/02_llama2c.ipynb #7a12e2ce
 def read_llama2c(path: str | Path) -> BLM:
     "The model in a version 0 file of llama2.c, in evaluation mode. Raises `ValueError` for a damaged or foreign file."
-    path = Path(path)
-    content = bytearray(path.read_bytes())
-    try: config = config_of(content)
-    except ValueError as error: raise ValueError(f"{path.name} is no llama2.c file: {error}") from None
-    blocks = blocks_of(config)
-    sizes = [prod(shape) for shape in blocks.values()]
-    if len(content) != 28 + 4 * sum(sizes): raise ValueError(f"{path.name} has {len(content)} bytes; its header asks for {28 + 4 * sum(sizes)}")
-    weights, pieces = {}, torch.frombuffer(content, dtype=torch.float32, offset=28).split(sizes)
-    for (name, shape), piece in zip(blocks.items(), pieces):
-        layers = enumerate(piece.view(shape)) if "{}" in name else [(0, piece.view(shape))]
-        weights |= {name.format(i): permuted(name, layer, config, halves_from_neighbours) for i, layer in layers}
+    path, weights = Path(path), {}
+    with open(path, "rb") as file:
+        try: config = config_of(file.read(28))
+        except ValueError as error: raise ValueError(f"{path.name} is no llama2.c file: {error}") from None
+        blocks, size = blocks_of(config), path.stat().st_size
+        expected = 28 + 4 * sum(map(prod, blocks.values()))
+        if size != expected: raise ValueError(f"{path.name} has {size} bytes; its header asks for {expected}")
+        for name, shape in blocks.items():
+            for i in range(config.n_layers if "{}" in name else 1):
+                layer = read_block(file, shape["{}" in name:])
+                weights[name.format(i)] = layer.copy_(permuted(name, layer, config, halves_from_neighbours))   # in place, so that no holes stay in memory
     for name, table in rotary_blocks(config).items():
         if not torch.allclose(weights.pop(name), table, atol=1e-3): raise ValueError(f"{path.name} has a table {name} for another rotary base than 10000")
-    model = BLM(config)
+    with empty_weights(): model = BLM(config)
     fill_weights(model, weights, path.name)
     return model.eval()

@@ -10,12 +10,13 @@ __all__ = ['META_KEYS', 'SCALED_ROPE', 'SHARD_AXES', 'ffn_width', 'ffn_options',
 import json
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from ..cells.position import RoPEScaling, rope_frequencies
-from ..models.base import empty_weights, fill_weights, read_pickle, stored_weights, write_atomically
+from ..models.base import empty_weights, fill_weights, read_pickle, stored_weights
 from ..models.blm import BLM, BLMConfig
 from ..tokenize.tokenizer import Tokenizer
 from .huggingface import Key, convert
@@ -124,16 +125,22 @@ def write_meta(model: BLM,
                folder: str | Path,  # is created if need be
                n_shards: int = 1    # files, one for each machine of a tensor-parallel run
               ) -> None:
-    "Write `consolidated.00.pth` … and `params.json`. Raises `ValueError` for what Meta's code does not have, and for a folder with more shards than will be written."
+    "Write `consolidated.00.pth` … and `params.json`: all of it, or nothing if a part fails. Raises `ValueError` for what Meta's code does not have, for a quantized model, and for a folder with more shards than will be written."
     if not isinstance(model, BLM): raise ValueError(f"Meta's layout is Llama's; expected a BLM, not {type(model).__name__}")
+    if getattr(model, "quantization", ()): raise ValueError("packed weights have no place in Meta's layout; write the model that this one was made from")
     folder, params, weights = Path(folder), config_to_meta(model.config), stored_weights(model)
     if model.config.tied: weights["unembed.weight"] = weights["embed.weight"]   # their file has both; torch.save stores it once
     weights = {name: permuted(name, weight, model.config, neighbours_from_halves) for name, weight in weights.items()}
-    files = {folder / f"consolidated.{i:02}.pth": shard for i, shard in enumerate(cut_shards(convert(weights, META_KEYS), n_shards, model.config.n_kv_heads))}
-    if stale := sorted(path.name for path in folder.glob("consolidated.*.pth") if path not in files): raise ValueError(f"{folder} already holds {', '.join(stale)}, which would be read with the new files; remove it first")
-    for path, shard in files.items(): write_atomically(path, lambda temporary: torch.save(shard, temporary))
-    write_atomically(folder / "params.json", lambda temporary: temporary.write_text(json.dumps(params, indent=2) + "\n"))
-    if model.tokenizer is not None: model.tokenizer.save(folder / "tokenizer.json")
+    files = {f"consolidated.{i:02}.pth": shard for i, shard in enumerate(cut_shards(convert(weights, META_KEYS), n_shards, model.config.n_kv_heads))}
+    if stale := sorted(path.name for path in folder.glob("consolidated.*.pth") if path.name not in files): raise ValueError(f"{folder} already holds {', '.join(stale)}, which would be read with the new files; remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".write-") as temporary:
+        new = Path(temporary)
+        for name, shard in files.items(): torch.save(shard, new / name)
+        (new / "params.json").write_text(json.dumps(params, indent=2) + "\n")
+        if model.tokenizer is not None: model.tokenizer.save(new / "tokenizer.json")
+        for path in list(new.iterdir()): path.replace(folder / path.name)
+    if model.tokenizer is None: (folder / "tokenizer.json").unlink(missing_ok=True)   # it would be another model's
 
 # %% ../../nbs/weights_adapter/06_meta.ipynb #ea114cd4
 def read_shards(folder: str | Path) -> tuple[dict, list[dict[str, Tensor]]]:
