@@ -125,7 +125,9 @@ def empty_weights() -> Iterator[None]:
 
 # %% ../../nbs/models/00_base.ipynb #6051e03b
 def check_loadable(model: Model, weights: dict[str, Shaped[Tensor, "..."]]) -> None:
-    "Raise `ValueError` unless `weights` fit the model that `model.config` describes, which is the one that loading builds."
+    "Raise `ValueError` unless `weights` and the tokenizer fit the model that `model.config` describes, which is the one that loading builds."
+    size = getattr(model.tokenizer, "vocab_size", 0)
+    if size > model.config.vocab_size: raise ValueError(f"nothing is written: the tokenizer has {size} tokens, the model {model.config.vocab_size}; they don't belong together")
     with torch.random.fork_rng(devices=()), empty_weights(): described = type(model)(model.config)  # a run that saves goes on as if it hadn't
     problems = misfits(described, weights)
     if not problems: return
@@ -176,7 +178,9 @@ def write_folder(folder: str | Path,
         if tokenizer is not None: tokenizer.save(new / "tokenizer.json")
         (new / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         names = [path.name for path in new.iterdir()]
-        for name in names: os.replace(new / name, folder / name)
+        for name in names:
+            (new / name).chmod(0o644)   # safetensors makes files for their owner alone
+            os.replace(new / name, folder / name)
     for path in folder.iterdir():
         ours = re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.json", path.name)
         if ours and path.name not in names: path.unlink()
