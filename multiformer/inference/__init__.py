@@ -8,9 +8,18 @@ __all__ = []
 # %% ../../nbs/inference/index.ipynb #fec14e0a
 import lazy_loader
 
-# %% ../../nbs/inference/index.ipynb #dd8aaf1e
+# %% ../../nbs/inference/index.ipynb #0a702b99
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "beam": ["Beams", "beam_search"],
-    "cache": ["KVCache", "LayerCache"],
-    "sampling": ["keep_top_k", "keep_top_p", "sample"],
-    "generation": ["column_major", "generate", "generate_steps", "generate_text", "stream"]})
+    "batches": ["generate_batch", "generate_texts", "pad_left"],
+    "cache": ["KVCache", "LayerCache", "prefill"],
+    "constrained": ["JsonSchema", "Regex"],
+    "embeddings": ["embed_text"],
+    "fast": ["FastDecoder"],
+    "generation": ["StreamedToken", "choose", "column_major", "generate", "generate_steps", "generate_text", "generate_with_logits", "stream", "stream_tokens"],
+    "paged": ["PagedCache"],
+    "prefix": ["PrefixCache"],
+    "processors": ["CountPenalty", "Mirostat", "NoRepeatNgram", "RepetitionPenalty"],
+    "sampling": ["keep_min_p", "keep_top_k", "keep_top_p", "keep_typical", "sample"],
+    "server": ["create_app"],
+    "speculative": ["ModelDraft", "PromptLookup", "speculative_generate"]})
