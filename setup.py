@@ -8,7 +8,7 @@ config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "harness")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "serve", "harness")}
 
 setup(
     name=cfg["lib_name"],
@@ -26,6 +26,6 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )
