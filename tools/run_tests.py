@@ -2,8 +2,8 @@
 
     python tools/run_tests.py
 
-Stages: notebooks clean and exported, conventions, notebooks, the other tests. Each runs even if one before it
-failed. With MULTIFORMER_REQUIRE_BROWSER=1, a test that was skipped for want of a browser counts as failed.
+Stages: notebooks clean and exported, conventions, then notebooks and the other tests side by side. Each runs even if
+one before it failed. With MULTIFORMER_REQUIRE_BROWSER=1, a test that was skipped for want of a browser counts as failed.
 """
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from nbdev.doclinks import nbglob
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 2
 TIMEOUT = 600   # seconds for one notebook
-PRELOAD = ["nbdev.test", "torch", "einops", "jaxtyping", "matplotlib.pyplot"]
+PRELOAD = ["nbdev.test", "torch", "einops", "jaxtyping", "matplotlib.pyplot", "pytest", "datasets", "transformers.models.llama.modeling_llama"]
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 EXIT_CODES = {0: PASSED, 3: SKIPPED}   # of a notebook's process; everything else has failed
 
@@ -85,17 +85,19 @@ def check_generated() -> list[Result]:
     return results
 
 
-# Stages 2 and 4: pytest
+# Stage 2, and a part of stage 3: pytest
 
 def run_pytest(*arguments: str) -> list[Result]:
     "Run pytest and read its results; a pytest that leaves none has failed."
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        code = subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments], cwd=ROOT).returncode
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments], cwd=ROOT,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         cases = ElementTree.parse(report).iter("testcase") if report.exists() else []
         results = [read_case(case) for case in cases]
-    crashed = code not in (0, 1, 5) or (code == 1 and not any(r.outcome == FAILED for r in results))
-    return results + [Result(f"pytest ended with {code}", FAILED)] * crashed
+    print(done.stdout, end="", flush=True)
+    crashed = done.returncode not in (0, 1, 5) or (done.returncode == 1 and not any(r.outcome == FAILED for r in results))
+    return results + [Result(f"pytest ended with {done.returncode}", FAILED)] * crashed
 
 
 def read_case(case: ElementTree.Element) -> Result:
@@ -112,7 +114,7 @@ def read_case(case: ElementTree.Element) -> Result:
     return Result(name, FAILED if needs_browser and required else SKIPPED, seconds, reason)
 
 
-# Stage 3: the notebooks
+# Stage 3: the notebooks and the other tests, as many at a time as there are workers
 
 def execute(path: Path, log: str) -> None:
     "Run one notebook, in a process of its own, as nbdev_test does; what it says goes to the file `log`."
@@ -144,14 +146,17 @@ def run_notebook(path: Path, context: multiprocessing.context.BaseContext) -> Re
     return result
 
 
-def run_notebooks() -> list[Result]:
-    "Run all notebooks, the walkthrough first since it takes longest, and list the slowest."
+def run_side_by_side() -> list[Result]:
+    "Run the other tests and all notebooks, what takes longest first, and list the slowest."
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(PRELOAD)
-    paths = sorted((path.absolute() for path in nbglob(as_path=True)), key=lambda path: ("walkthrough" not in path.parts, path))
+    tests = sorted((ROOT / "tests").glob("test_*.py"), key=lambda path: (path.stem != "test_site", path))
+    notebooks = sorted((path.absolute() for path in nbglob(as_path=True)), key=lambda path: ("walkthrough" not in path.parts, path))
     with ThreadPoolExecutor(WORKERS) as pool:
-        results = list(pool.map(lambda path: run_notebook(path, context), paths))
+        running = [pool.submit(run_pytest, str(path)) for path in tests if path.stem != "test_conventions"]
+        running += [pool.submit(lambda path: [run_notebook(path, context)], path) for path in notebooks]
+        results = [result for job in running for result in job.result()]
     for result in sorted(results, key=lambda result: -result.seconds)[:5]:
         print(f"slowest {result.seconds:5.1f} s  {result.name}")
     return results
@@ -159,19 +164,14 @@ def run_notebooks() -> list[Result]:
 
 def main() -> None:
     os.chdir(ROOT)
-    os.environ.update(HF_HUB_OFFLINE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="false",
+    os.environ.update(HF_HUB_OFFLINE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1",
                       PYTHONWARNINGS="ignore:resource_tracker")   # what a killed notebook left behind, said after our last line
     announce("notebooks clean, export up to date")
     results = check_generated()
     announce("conventions")
     results += run_pytest("tests/test_conventions.py")
-    announce("notebooks")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    results += run_notebooks()
-    os.environ.pop("OMP_NUM_THREADS") if threads is None else os.environ.update(OMP_NUM_THREADS=threads)
-    announce("tests")
-    results += run_pytest("tests", "--ignore=tests/test_conventions.py", "-n", str(WORKERS), "--dist=loadfile")
+    announce("notebooks and tests")
+    results += run_side_by_side()
 
     announce("summary")
     for result in results:
