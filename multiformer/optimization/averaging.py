@@ -16,34 +16,44 @@ from torch import Tensor, nn
 
 # %% ../../nbs/optimization/07_averaging.ipynb #f071f851
 class EMA:
-    "An exponential moving average of a model's trained weights, corrected for its start from zero. Raises `ValueError` unless 0 <= decay < 1."
+    "An exponential moving average of a model's trained weights, without a bias towards the start. Raises `ValueError` unless 0 <= decay < 1."
     def __init__(self, model: nn.Module,
                  decay: float = 0.999):  # share that stays per step
         if not 0 <= decay < 1: raise ValueError(f"decay={decay} must be at least 0 and below 1")
         self.decay, self.steps = decay, 0
-        self.sums = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+        self.means = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         "Take in the weights as they are now."
         self.steps += 1
         weights = dict(model.named_parameters())
-        for name, total in self.sums.items(): total.lerp_(weights[name], 1 - self.decay)
+        for name, mean in self.means.items(): mean.lerp_(weights[name], (1 - self.decay) / (1 - self.decay ** self.steps))
 
     def weights(self) -> dict[str, Tensor]:
         "The averages by name. Raises `ValueError` before the first update."
         if not self.steps: raise ValueError("there is nothing to average yet: call update after a step")
-        return {name: total / (1 - self.decay ** self.steps) for name, total in self.sums.items()}
+        return self.means
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        "Let the model have the averages for good."
+        for name, mean in self.weights().items(): model.get_parameter(name).copy_(mean)
+
+    def restore(self, means: dict[str, Tensor], steps: int) -> None:
+        "Go on from saved averages of `steps` steps. Raises `ValueError` if they are those of other weights."
+        if means.keys() != self.means.keys(): raise ValueError(f"averages of other weights: {sorted(means.keys() ^ self.means.keys())[:3]}")
+        for name, mean in means.items(): self.means[name].copy_(mean)
+        self.steps = steps
 
 # %% ../../nbs/optimization/07_averaging.ipynb #20f01ed6
 @contextmanager
 def averaged(model: nn.Module, ema: EMA) -> Iterator[None]:
     "The model with its averaged weights; its own return afterwards, also after an exception."
-    parameters, means = dict(model.named_parameters()), ema.weights()
-    own = {name: parameters[name].detach().clone() for name in means}
+    parameters = dict(model.named_parameters())
+    own = {name: parameters[name].detach().clone() for name in ema.weights()}
     try:
-        with torch.no_grad():
-            for name, mean in means.items(): parameters[name].copy_(mean)
+        ema.copy_to(model)
         yield
     finally:
         with torch.no_grad():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'optimizer_tensors', 'restore_optimizer', 'rng_state', 'restore_rng', 'new_folder', 'find_checkpoints',
-           'save_checkpoint', 'read_state', 'differences', 'load_checkpoint']
+           'save_checkpoint', 'read_state', 'differences', 'read_tensors', 'load_checkpoint']
 
 # %% ../../nbs/optimization/01_checkpoint.ipynb #3e3c9fd6
 import json
@@ -94,19 +94,23 @@ def save_checkpoint(out: str | Path,             # folder of the run
                     progress: dict[str, int],    # how far the run is: its `step`, and what else counts
                     run: dict,                   # what has to be the same on resuming, as JSON
                     texts: dict[str, str] = {},  # further files: name -> content
+                    tensors: dict[str, dict[str, Tensor]] = {},  # and of tensors: name -> what `name.safetensors` holds
                     kind: str = "step"           # first part of the folder's name
                    ) -> Path:                    # the new folder
-    "Write the checkpoint `out/kind-step`, then remove the older ones of this kind."
+    "Write the checkpoint `out/kind-step`, then remove the older ones of this kind. Raises `OSError` if it can't be written; the older ones stay."
     folder, model = Path(out) / f"{kind}-{progress['step']:08d}", getattr(model, "_orig_mod", model)
     older = find_checkpoints(out, kind)
     if folder in older: return folder
-    with new_folder(folder) as new:
-        if isinstance(model, Model): save(model, new)
-        else: save_model(model, str(new / "model.safetensors"))
-        save_file(optimizer_tensors(model, optimizer), new / "optimizer.safetensors")
-        save_file(rng_state(next(model.parameters()).device), new / "rng.safetensors")
-        state = json.dumps({"format": FORMAT, "progress": progress, "run": run}, indent=2)
-        for name, text in {"state.json": state + "\n", **texts}.items(): (new / name).write_text(text, encoding="utf-8")
+    tensors = {"optimizer": optimizer_tensors(model, optimizer), "rng": rng_state(next(model.parameters()).device), **tensors}
+    texts = {"state.json": json.dumps({"format": FORMAT, "progress": progress, "run": run}, indent=2) + "\n", **texts}
+    try:
+        with new_folder(folder) as new:
+            if isinstance(model, Model): save(model, new)
+            else: save_model(model, str(new / "model.safetensors"))
+            for name, some in tensors.items(): save_file(some, new / f"{name}.safetensors")
+            for name, text in texts.items(): (new / name).write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{folder} can't be written: {error}; {f'{older[-1].name} is still there' if older else 'there is no older one'}") from error
     for path in (*older, *Path(out).glob(f"{kind}-*.tmp")): shutil.rmtree(path, ignore_errors=True)
     return folder
 
@@ -130,19 +134,23 @@ def differences(saved: dict, given: dict) -> list[str]:
         elif a != b: found.append(f"{key} was {a!r}, is {b!r}")
     return found
 
+# %% ../../nbs/optimization/01_checkpoint.ipynb #c4709db3
+def read_tensors(folder: str | Path, name: str) -> dict[str, Shaped[Tensor, "..."]]:
+    "`name.safetensors` of a checkpoint. Raises `ValueError` if the file is missing or damaged."
+    try: return load_file(Path(folder) / f"{name}.safetensors")
+    except (SafetensorError, FileNotFoundError) as error: raise ValueError(f"{folder} is damaged: {name}.safetensors: {error}") from None
+
 # %% ../../nbs/optimization/01_checkpoint.ipynb #f358bb29
 def load_checkpoint(folder: str | Path, model: nn.Module, optimizer: Optimizer,
                     run: dict  # has to be what it was when the checkpoint was saved
                    ) -> dict[str, int]:  # the `progress` that was saved
     "Restore a run, random numbers included. Raises `ValueError` for a damaged or foreign checkpoint, another `run` or another model."
-    folder, model, state, tensors = Path(folder), getattr(model, "_orig_mod", model), read_state(folder), {}
+    folder, model, state = Path(folder), getattr(model, "_orig_mod", model), read_state(folder)
     changed = differences(state["run"], json.loads(json.dumps(run)))
     if changed: raise ValueError(f"{folder} belongs to another run: {'; '.join(changed)}")
-    for name in ("optimizer", "rng"):
-        try: tensors[name] = load_file(folder / f"{name}.safetensors")
-        except (SafetensorError, FileNotFoundError) as error: raise ValueError(f"{folder} is damaged: {name}.safetensors: {error}") from None
+    memory, random = read_tensors(folder, "optimizer"), read_tensors(folder, "rng")
     try: load_weights(model, folder / "model.safetensors")
     except (ValueError, FileNotFoundError) as error: raise ValueError(f"{folder} doesn't fit: {error}") from None
-    restore_optimizer(model, optimizer, tensors["optimizer"])
-    restore_rng(tensors["rng"], next(model.parameters()).device)
+    restore_optimizer(model, optimizer, memory)
+    restore_rng(random, next(model.parameters()).device)
     return state["progress"]
