@@ -80,8 +80,22 @@ def test_page_keyboard(page, view):
 def test_page_has_no_model(page, view):
     assert page.locator("input:disabled").count() == 5 == page.locator("input").count()
     assert page.locator("textarea:disabled").count() == 1 and page.locator("button:enabled").count() == 0
-    page.locator(".mf-choice").nth(1).click(force=True)
+    page.locator(".mf-choice").nth(1).click()
+    assert "no kernel runs behind this page" in page.get_by_role("alert").inner_text()
     assert page.locator(".mf-token").all_text_contents() == [piece.replace("\n", "⏎") for piece in view.data["tokens"]]
+    page.locator(".mf-token").nth(2).click()     # the answer goes when something else is looked at
+    assert page.get_by_role("alert").inner_text() == ""
+    says(page, view, 2)
+
+
+def test_page_answers_enter(page, view):
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    other = view.data["alternatives"][0][1][1].replace(" ", "·").replace("\n", "⏎")
+    assert f"To go on from {other} needs the model" in page.get_by_role("alert").inner_text()
+    assert "needs a kernel" in page.locator(".mf-choices").get_attribute("aria-label")
 
 
 def test_narrow_page(new_page, view, tmp_path):
@@ -150,6 +164,25 @@ def test_live_alternative_goes_on_from_there(live, view):
     live.get_by_role("button", name="Drop my choices").click()
     answered(live, 3)
     assert view.data["ids"] == before
+
+
+def test_live_alternative_by_keyboard(live, view):
+    before = list(view.data["ids"])
+    live.locator("textarea").focus()
+    while "mf-token" not in live.evaluate("document.activeElement.className"): live.keyboard.press("Tab")
+    for _ in range(4): live.keyboard.press("ArrowRight")
+    live.keyboard.press("Enter")                 # the alternatives of the fifth token stay in view
+    answered(live, 1)
+    live.keyboard.press("Tab")
+    row = next(i for i, (id, _, _) in enumerate(view.data["alternatives"][4]) if id != before[4])
+    for _ in range(row): live.keyboard.press("ArrowDown")
+    other = view.data["alternatives"][4][row]
+    assert live.evaluate("document.activeElement.getAttribute('aria-label')").endswith(f"probability {other[2]:.4f}")
+    live.keyboard.press("Enter")
+    answered(live, 2)
+    assert view.kept == [*before[:4], other[0]] == view.data["ids"][:5]
+    says(live, view, 4)
+    assert live.evaluate("document.activeElement.getAttribute('aria-label')").startswith("4 ")
 
 
 def test_live_settings(live, view):

@@ -14,7 +14,7 @@ import traitlets
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..inference.generation import generate
+from ..inference.generation import generate_steps
 from .view import KIT_JS, VIEW_CSS, View
 
 # %% ../../nbs/interpretability/06_playground.ipynb #ff48b1fa
@@ -83,13 +83,13 @@ function choices(choose) {
     el,
     show(place, alternatives, written, live) {
       const rows = alternatives.map(([id, token, share]) => h("div", {
-        class: "mf-choice", role: "option", "aria-selected": String(id === written), "aria-disabled": live ? null : "true",
+        class: "mf-choice", role: "option", "aria-selected": String(id === written),
         "aria-label": `${visible(token)}, probability ${share.toFixed(4)}`,
       }, h("span", { class: "mf-name" }, visible(token)), h("span", { class: "mf-track" }, h("span", { class: "mf-fill", style: `width:${100 * share}%` })),
         h("span", { class: "mf-value" }, share.toFixed(4))));
-      el.setAttribute("aria-label", `The best candidates at place ${place}` + (live ? "; Enter goes on from one" : ""));
+      el.setAttribute("aria-label", `The best candidates at place ${place}` + (live ? "; Enter goes on from one" : "; to go on from one needs a kernel"));
       el.replaceChildren(...rows);
-      roving(rows.map((row) => [row]), (i) => { if (live) choose(place, alternatives[i][0]); });
+      roving(rows.map((row) => [row]), (i) => choose(place, alternatives[i][0], alternatives[i][1]));
     },
   };
 }
@@ -101,7 +101,10 @@ function render({ model, el }) {
   const live = typeof model.send === "function";
   const set = (values) => { Object.entries(values).forEach(([name, value]) => model.set(name, value)); model.save_changes(); };
   const controls = settings(model, live, set);
-  const list = choices((place, id) => set({ kept: [...model.get("data").ids.slice(0, place), id] }));
+  const list = choices((place, id, token) => {
+    if (live) set({ kept: [...model.get("data").ids.slice(0, place), id] });
+    else problem.textContent = `To go on from ${visible(token)} needs the model, and no kernel runs behind this page. Run the notebook, and choose again.`;
+  });
   const [says, problem, room] = [readout(), h("div", { class: "mf-problem", role: "alert" }), h("div", { class: "mf-written" })];
   const chosen = () => Math.min(model.get("chosen"), model.get("data").tokens.length - 1);
   let data, row;
@@ -134,7 +137,7 @@ function render({ model, el }) {
     problem.textContent = model.get("problem");
   };
   mount(el, controls.el, problem, says, room, h("div", { class: "mf-quiet" }, "The stronger the colour, the less likely the token was to the model. " +
-    (live ? "Click a token, then an alternative: the text goes on from there." : "In a running notebook, a click on an alternative goes on from there.")));
+    (live ? "Click a token, then an alternative: the text goes on from there." : "On this page you see what was stored; in a running notebook, a click on an alternative goes on from there.")));
   draw();
   const events = ["data", "chosen", "kept", "problem", "prompt", ...SLIDERS.map(([name]) => name)].map((name) => `change:${name}`).join(" ");
   model.on(events, draw);
@@ -164,7 +167,6 @@ PLAYGROUND_CSS = """
 .mf-kept{text-decoration:underline 2px;text-underline-offset:3px}
 .mf-choices{display:grid;gap:2px;padding:3px;font-size:13px}
 .mf-choice{display:grid;grid-template-columns:minmax(70px,1fr) minmax(0,2fr) 52px;gap:8px;align-items:center;padding:2px 6px;border-radius:3px;cursor:pointer}
-.mf-choice[aria-disabled]{cursor:default}
 .mf-choice:hover{background:color-mix(in srgb,var(--mf-line) 45%,transparent)}
 .mf-choice[aria-selected="true"]{box-shadow:inset 2px 0 0 var(--mf-accent);font-weight:600}
 .mf-name{font-family:ui-monospace,"SF Mono",Menlo,"Liberation Mono",monospace;overflow:hidden;text-overflow:ellipsis;white-space:pre}
@@ -201,10 +203,13 @@ class Playground(View):
         begun = [*prompt, *self.kept]
         if len(begun) >= context: raise ValueError(f"the prompt has {len(begun)} tokens, which leaves no room in a context of {context}")
         n = 0 if self.kept[-1:] == [eos] else max(self.length - len(self.kept), 0 if self.kept else 1)
-        row = torch.tensor([begun], device=self.model.device)
-        whole = generate(self.model, row, min(n, context - len(begun)), seed=self.seed, eos_id=eos, temperature=self.temperature,
-                         top_k=self.top_k or None, top_p=None if self.top_p == 1 else self.top_p)[0].tolist()
-        with self.hold_sync(): self.data, self.chosen = playground_data(self.model, whole, len(prompt)), max(len(self.kept) - 1, 0)
+        steps = generate_steps(self.model, torch.tensor([begun], device=self.model.device), min(n, context - len(begun)), seed=self.seed, eos_id=eos,
+                               temperature=self.temperature, top_k=self.top_k or None, top_p=None if self.top_p == 1 else self.top_p)
+        self.chosen = max(len(self.kept) - 1, 0)
+        for written, token in enumerate(steps, 1):
+            begun.append(token.item())
+            if written % 8 == 0: self.data = playground_data(self.model, begun, len(prompt))
+        self.data = playground_data(self.model, begun, len(prompt))
 
     def _rewrite(self, change):
         if change.name == "prompt" and self.kept: self.kept = []   # which rewrites
