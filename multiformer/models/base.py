@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'Config', 'Model', 'stored_weights', 'misfits', 'NoDraws', 'empty_weights', 'check_loadable',
            'split_shards', 'write_weights', 'write_folder', 'save', 'read_safetensors', 'read_pickle', 'find_weights',
-           'read_index', 'read_weights', 'fitting_field', 'fill_weights', 'load_weights', 'read_config', 'load_folder']
+           'read_index', 'read_weights', 'hollow_model', 'fitting_field', 'fill_weights', 'load_weights', 'read_config',
+           'load_folder']
 
 # %% ../../nbs/models/00_base.ipynb #af982010
 import json
@@ -182,8 +183,8 @@ def write_folder(folder: str | Path,
             (new / name).chmod(0o644)   # safetensors makes files for their owner alone
             os.replace(new / name, folder / name)
     for path in folder.iterdir():
-        ours = re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|tokenizer\.json", path.name)
-        if ours and path.name not in names: path.unlink()
+        old = re.fullmatch(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|tokenizer\.json", path.name)
+        if old and path.name not in names: path.unlink()
 
 # %% ../../nbs/models/00_base.ipynb #775d0445
 def save(model: Model, folder: str | Path,
@@ -261,6 +262,20 @@ def read_weights(source: str | Path  # a folder, a safetensors file, a pickle or
         weights |= part
     return weights
 
+# %% ../../nbs/models/00_base.ipynb #f489f87a
+def hollow_model(cls: type[Model], config: Config,
+                 weights: dict[str, Shaped[Tensor, "..."]]  # to fill it, under our names
+                ) -> Model:
+    "A model without memory. Raises `ValueError` for a config that asks for far more layers or numbers than `weights` hold, before it is built."
+    size = {name: getattr(config, name, None) or 1 for name in ("n_layers", "n_experts", "d_model", "d_ff", "n_heads", "head_width")}
+    layers = size["n_layers"] * size["n_experts"]
+    positions = config.context * (getattr(config, "head_width", None) or size["d_model"])
+    matrix = max(positions, size["d_model"] * max(config.vocab_size, size["d_ff"], size["n_heads"] * size["head_width"]))
+    held = sum(tensor.numel() for tensor in weights.values())
+    if layers > max(100, len(weights)) or matrix > max(10**8, 10 * held):
+        raise ValueError(f"the config describes {layers} layers, counting experts, and a matrix or table of {matrix} numbers; the weights are {len(weights)} tensors of {held} numbers in all")
+    with empty_weights(): return cls(config)
+
 # %% ../../nbs/models/00_base.ipynb #4106458a
 def fitting_field(model: nn.Module, weights: dict[str, Shaped[Tensor, "..."]]) -> str:
     "The one field of the model's config that explains a misfit, as `d_ff=96 instead of 64`; empty if no single one does."
@@ -273,8 +288,7 @@ def fitting_field(model: nn.Module, weights: dict[str, Shaped[Tensor, "..."]]) -
     for field in fields(config):
         value = getattr(config, field.name)
         for other in [not value] if isinstance(value, bool) else sorted(sizes - {value}) if isinstance(value, int) else []:
-            try:
-                with empty_weights(): candidate = type(model)(replace(config, **{field.name: other}))
+            try: candidate = hollow_model(type(model), replace(config, **{field.name: other}), weights)
             except ValueError: continue
             if not misfits(candidate, weights): return f"{field.name}={other} instead of {value}"
     return ""
@@ -315,19 +329,20 @@ def read_config(folder: str | Path) -> tuple[type[Model], dict]:
     nearest = [f"; the nearest is {known}" for known in ARCHITECTURES if known.lower() in near]
     raise ValueError(f"config.json names the architecture {name!r}; known here: {', '.join(ARCHITECTURES)}{''.join(nearest)}")
 
-# %% ../../nbs/models/00_base.ipynb #f489f87a
+# %% ../../nbs/models/00_base.ipynb #ade71830
 def load_folder(folder: str | Path) -> Model:
     "The model that `save` wrote to `folder`, in its precision and in evaluation mode. Raises `FileNotFoundError` or `ValueError` that names the file at fault."
     cls, values = read_config(folder)
     if "quantization" in values:  # packed weights have a format of their own
         from multiformer.quantization.quantizer import load_quantized
         return load_quantized(folder)
-    try:
-        with empty_weights(): model = cls(cls.config_class.from_dict(values))
-    except (TypeError, ValueError, RuntimeError) as error: raise ValueError(f"config.json doesn't describe a {cls.__name__}: {error}") from None
-    path = find_weights(folder)
+    described = f"config.json doesn't describe a {cls.__name__}"
+    try: config = cls.config_class.from_dict(values)   # what is wrong in itself is refused before the weights are read
+    except (TypeError, ValueError) as error: raise ValueError(f"{described}: {error}") from None
+    path, sizes = find_weights(folder), {}
     weights = read_weights(path)
-    sizes = {}
+    try: model = hollow_model(cls, config, weights)
+    except (ValueError, RuntimeError) as error: raise ValueError(f"{described}: {error}") from None
     for tensor in weights.values():
         if tensor.is_floating_point(): sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     fill_weights(model.to(max(sizes, key=sizes.get, default=torch.float32)), weights, path.name)  # the buffers follow the weights

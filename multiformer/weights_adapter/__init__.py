@@ -10,7 +10,7 @@ import lazy_loader
 
 # %% ../../nbs/weights_adapter/index.ipynb #dd8aaf1e
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "detective": ["Suspect", "head_widths", "identify"],
+    "detective": ["Suspect", "head_widths", "identify", "norm_centre"],
     "encoders": ["BERT_KEYS", "DISTILBERT_KEYS"],
     "gguf_files": ["read_gguf", "write_gguf"],
     "huggingface": ["FAMILIES", "GPT2_KEYS", "LLAMA_KEYS", "Family", "Key", "config_from_hf", "config_to_hf", "convert", "families", "from_hf", "to_hf"],

@@ -23,7 +23,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from ..cells.position import RoPEScaling, rope_frequencies
-from ..models.base import Config, Model, empty_weights, fill_weights, stored_weights, write_atomically
+from ..models.base import Config, Model, fill_weights, hollow_model, stored_weights, write_atomically
 from ..models.blm import BLM, BLMConfig
 from ..models.gpt2 import GPT2
 from ..tokenize.tokenizer import Tokenizer
@@ -279,10 +279,9 @@ def read_gguf(path: str | Path) -> Model:
         weights.pop("rope_freqs.weight", None)
         family = GGUF_FAMILIES[metadata["general.architecture"]]
         weights = {ours: part for name in list(weights) for ours, part in convert({name: weights.pop(name)}, family.keys, back=True).items()}
-        tokenizer = tokenizer_from_gguf(metadata)
+        tokenizer, model = tokenizer_from_gguf(metadata), hollow_model(family.model, config, weights)
     except ValueError as error: raise ValueError(f"{path.name}: {error}") from None
     for name in weights if family.model is BLM else (): weights[name] = permuted(name, weights[name], config, halves_from_neighbours)
-    with empty_weights(): model = family.model(config)
     fill_weights(model, weights, path.name)
     model.tokenizer = tokenizer
     return model.eval()

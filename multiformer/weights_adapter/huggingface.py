@@ -6,7 +6,7 @@
 __all__ = ['TRANSFORMS', 'LLAMA_KEYS', 'GPT2_KEYS', 'ACTIVATION_NAMES', 'FAMILIES', 'LEFTOVERS', 'Key', 'united', 'moved',
            'convert', 'Family', 'rope_from_hf', 'rope_to_hf', 'activation_from_hf', 'decoder_from_hf', 'decoder_to_hf',
            'llama_to_hf', 'plain_rope', 'families', 'family_of', 'config_from_hf', 'config_to_hf', 'our_weights',
-           'file_weights', 'described_by', 'from_hf', 'tokenizer_to_hf', 'to_hf']
+           'file_weights', 'copied', 'described_by', 'from_hf', 'tokenizer_to_hf', 'to_hf']
 
 # %% ../../nbs/weights_adapter/00_huggingface.ipynb #b2c1f7a4
 import json
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.position import RoPEScaling
-from ..models.base import Config, Model, empty_weights, fill_weights, read_weights, stored_weights, write_atomically, write_folder
+from ..models.base import Config, Model, fill_weights, hollow_model, read_weights, stored_weights, write_atomically, write_folder
 from ..models.blm import BLM, BLMConfig
 from ..models.gpt2 import GPT2
 from ..models.zoo import find
@@ -267,6 +267,16 @@ def file_weights(model: nn.Module  # of transformers
     from transformers.core_model_loading import revert_weight_conversion
     return revert_weight_conversion(model, model.state_dict())
 
+# %% ../../nbs/weights_adapter/00_huggingface.ipynb #04197cdb
+def copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The weights in main memory of their own; a tensor with several names is copied once."
+    copies, own = {}, {}
+    for name, tensor in weights.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if place not in copies: copies[place] = tensor.to("cpu", copy=True)
+        own[name] = copies[place]
+    return own
+
 # %% ../../nbs/weights_adapter/00_huggingface.ipynb #ea422d8b
 def described_by(folder: Path) -> dict:
     "The content of a folder's config.json. Raises `FileNotFoundError` if there is none, `ValueError` for what describes no model."
@@ -281,17 +291,16 @@ def from_hf(source: nn.Module | str | Path  # a transformers model, a folder wit
            ) -> Model:
     "The model of ours that computes the same, in the same precision, in evaluation mode, with its tokenizer. Raises `ValueError` for all that doesn't fit."
     if isinstance(source, nn.Module):
-        folder, config = None, source.config.to_dict()
-        weights = {name: tensor.to("cpu", copy=True) for name, tensor in file_weights(source).items()}   # the original stays its own
+        folder, config, weights = None, source.config.to_dict(), copied(file_weights(source))
     else:
         config = described_by(folder := find(source))
         config_from_hf(config)  # what is refused is refused before the weights are read
         weights = read_weights(folder)
     family = family_of(config)
-    ours = config_from_hf(family.inspect(config, weights))
-    with empty_weights(): model = family.model(ours)
+    ours, weights = config_from_hf(family.inspect(config, weights)), our_weights(weights, family)
+    model = hollow_model(family.model, ours, weights)
     model.to(next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)).origin = config["model_type"]
-    fill_weights(model, our_weights(weights, family), "the checkpoint")
+    fill_weights(model, weights, "the checkpoint")
     if folder and (folder / "tokenizer.json").is_file():
         try: model.tokenizer = Tokenizer.load(folder)
         except ValueError as error: warnings.warn(f"opened without its tokenizer: {error}", stacklevel=2)
@@ -317,7 +326,8 @@ def to_hf(model: Model,
           folder: str | Path,  # is created if need be; the files of a model that was there before are replaced or removed
           shard_size: int = 2_000_000_000  # bytes in a file; larger weights are cut into several
          ) -> None:
-    "Write a model as transformers has it, for `AutoModelForCausalLM` and `AutoTokenizer`: all of it, or nothing if a part fails. Raises `ValueError` for what no class of transformers has, and for a quantized model."
+    "Write a model as transformers has it, for `AutoModelForCausalLM` and `AutoTokenizer`: all of it, or nothing if a part fails. Raises `ValueError` for what no class of transformers has, for a quantized model, and for the folder of an adapter."
+    if Path(folder, "adapter_config.json").exists(): raise ValueError(f"{folder} holds an adapter, and transformers would open its base model instead of this one; write to another folder")
     if getattr(model, "quantization", ()): raise ValueError("packed weights have no counterpart in transformers; use `save` for this model, or write the one it was made from")
     described, head = config_to_hf(model.config, getattr(model, "origin", None)), getattr(model, "unembed", None)
     theirs = convert(stored_weights(model), families()[described["model_type"]].keys)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cells.position import RoPEScaling, rope_frequencies
-from ..models.base import empty_weights, fill_weights, read_pickle, stored_weights
+from ..models.base import fill_weights, hollow_model, read_pickle, stored_weights
 from ..models.blm import BLM, BLMConfig
 from ..tokenize.tokenizer import Tokenizer
 from .huggingface import Key, convert
@@ -168,7 +168,7 @@ def read_meta(folder: str | Path,
     if config.tied: weights.pop("output.weight", None)
     weights = convert(weights, META_KEYS, back=True)
     for name in weights: weights[name] = permuted(name, weights[name], config, halves_from_neighbours)
-    with empty_weights(): model = BLM(config)
+    model = hollow_model(BLM, config, weights)
     fill_weights(model.to(weights["embed.weight"].dtype), weights, folder.name)
     if (folder / "tokenizer.json").is_file(): model.tokenizer = Tokenizer.load(folder)
     return model.eval()
