@@ -132,7 +132,7 @@ def dedup(dataset: Any,             # list of texts, or a `datasets.Dataset`
           method: str = "near",     # exact, near, substring or semantic
           threshold: float = .7,    # near: the least Jaccard similarity of word 3-shingles; semantic: the least cosine
           *, min_tokens: int = 50,  # substring: words in a span that counts
-          embed: Callable | None = None, # semantic: texts -> array (n, d); by default weighted bags of words
+          embed: Callable | None = None, # semantic: texts -> array (n, d), or an object with `encode`; by default weighted bags of words
           column: str = "text",     # of a Dataset
           shards: int = 4           # near: parts that are sketched side by side
          ) -> Deduplicated:

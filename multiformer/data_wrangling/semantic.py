@@ -27,10 +27,12 @@ def hashed_tfidf(texts: Sequence[str],
 
 # %% ../../nbs/data-prep/06_same_meaning.ipynb #9e1df7c3
 def unit_vectors(texts: Sequence[str],
-                 embed: Callable[[Sequence[str]], np.ndarray] # texts -> array or tensor (n, d)
+                 embed: Callable[[Sequence[str]], np.ndarray] # texts -> array or tensor (n, d); or an object with such a method `encode`
                 ) -> Float32[np.ndarray, "n d"]:
-    "The embeddings of `texts`, scaled to length 1; a zero vector stays zero. Raises `ValueError` if `embed` returns another shape or a number that isn't finite."
-    vectors = np.asarray(embed(list(texts)), np.float32)
+    "The embeddings of `texts`, scaled to length 1; a zero vector stays zero. Raises `ValueError` for a model that reads tokens, another shape, or a number that isn't finite."
+    encode = getattr(embed, "encode", embed)
+    if encode is embed and hasattr(embed, "tokenizer"): raise ValueError(f"embed is a model, {type(embed).__name__}, which reads tokens; expected a function of texts, such as partial(embed_texts, model)")
+    vectors = np.asarray(encode(list(texts)), np.float32)
     if vectors.ndim != 2 or len(vectors) != len(texts): raise ValueError(f"the embedding of {len(texts)} texts has shape {vectors.shape}; expected ({len(texts)}, d)")
     if not np.isfinite(vectors).all(): raise ValueError(f"the embedding of text {int(np.argmin(np.isfinite(vectors).all(1)))} has a number that isn't finite")
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -64,7 +66,7 @@ def cosine_pairs(vectors: Float32[np.ndarray, "n d"], # of length 1 or 0
 # %% ../../nbs/data-prep/06_same_meaning.ipynb #73959ca0
 def semantic_pairs(texts: Sequence[str],
                    threshold: float = .9,                                     # the least cosine, in (0, 1]
-                   embed: Callable[[Sequence[str]], np.ndarray] = hashed_tfidf # texts -> array or tensor (n, d)
+                   embed: Callable[[Sequence[str]], np.ndarray] = hashed_tfidf # as in `unit_vectors`
                   ) -> list[Pair]: # a < b, sorted
     "The pairs of texts whose embeddings are at least `threshold` alike. Raises `ValueError` for a threshold outside (0, 1] or an embedding that is none."
     return cosine_pairs(unit_vectors(texts, embed), threshold) if len(texts) else []
