@@ -15,7 +15,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "lenses": ["LensView", "direct_logit_attribution", "logit_lens", "stream_names", "stream_parts"],
     "patching": ["PatchView", "logit_difference", "patch", "patch_heads"],
     "comparison": ["CompareView", "Comparison", "compare", "first_diverging", "relative_error", "token_kl"],
-    "induction": ["diagonal_score", "induction_scores", "repeats"],
+    "film": ["Film", "FilmView", "head_gradients", "load_film", "save_film", "update_ratios"],
+    "induction": ["AttentionOnly", "diagonal_score", "induction_scores", "repeat_loss", "repeat_windows", "repeats"],
     "playground": ["Playground"],
     "token_view": ["TokenView"],
 })
