@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "pairs": ["minimal_pairs", "pair_margins", "read_pairs", "storybook_pairs"],
     "calibration": ["Bin", "calibration_error", "confidences", "loss_by_class", "loss_by_position", "reliability", "token_kind"],
     "harness": ["TASKS", "continue_until", "harness_class", "harness_command", "pair_log_probs", "storybook_tasks", "write_task"],
-    "comparisons": ["Measure", "Report", "bootstrap_interval", "measure_model", "paired_test", "report"],
+    "comparisons": ["Measure", "Report", "above_floor", "bootstrap_interval", "measure_model", "paired_test", "report"],
     "quality": ["acceptance", "bleu", "distinct_n", "repetition", "self_bleu", "write_samples"],
     "memorization": ["Overlap", "SuffixAutomaton", "extractable", "longest_overlap"],
     "grammar": ["grammar_pairs"],
