@@ -8,7 +8,7 @@ config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "serve", "harness")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "serve", "harness", "distributed")}
 
 setup(
     name=cfg["lib_name"],

@@ -13,6 +13,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "schedule": ["cosine_schedule", "inverse_sqrt_schedule", "linear_schedule", "stable_schedule"],
     "checkpoint": ["find_checkpoints", "load_checkpoint", "save_checkpoint"],
     "trainer": ["History", "TrainConfig", "Trainer", "next_token_loss", "train"],
+    "callbacks": ["Callback", "EarlyStop", "MetricsLog", "SampleText", "TensorBoardLog"],
+    "descent": ["adam_step", "momentum_step", "sgd_step"],
     "adamw": ["AdamW"],
     "optimizers": ["Muon", "build_optimizer", "newton_schulz"],
+    "rate_finder": ["find_rate"],
+    "sweep": ["parallel_coordinates"],
+    "performance": ["Machine", "measure_machine", "products", "step_shares", "take_turns"],
+    "distributed": ["FabricTrainer", "launch_ranks", "rank_bytes", "train_distributed"],
     "averaging": ["EMA", "averaged", "token_loss"]})
