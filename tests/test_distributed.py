@@ -3,15 +3,16 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+import time
 from dataclasses import replace
-from pathlib import Path
+from multiprocessing import get_context
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.run import main as torchrun_main, run_script_path
 from torch.testing import assert_close
 
 from multiformer.cells.attention import Attention
@@ -144,7 +145,8 @@ def test_dropout_resumes_to_the_last_bit(done, kind):
 def test_shares_of_different_weight_add_up():
     documents = torch.zeros_like(WINDOWS)
     documents[::3, 5:] = -1                     # every third window ends early
-    config = replace(SHORT, clip=.3, ema=None, keep_best=False)
+    documents[1::3] = -1                        # and every third has no target at all, so that a rank may have none
+    config = replace(SHORT, batch_size=2, clip=.3, ema=None, keep_best=False)
 
     def loss(model, windows):
         return next_token_loss(lambda tokens, documents: model(tokens), windows)
@@ -192,6 +194,18 @@ def test_one_rank_ends_all(tmp_path, no_hang, end, message):
     assert not find_checkpoints(tmp_path)
 
 
+def test_a_signal_ends_the_ranks_and_says_so(no_hang):
+    "As a time limit sends it: no failed rank, but the end of this process too, unless somebody catches it."
+    def wait():
+        while True:         # the first may come while the fork is still on its way, and get lost
+            if os.environ["RANK"] == "0":
+                os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM"):
+        launch_ranks(wait, 2)
+
+
 def test_what_cannot_be_dealt_is_refused_before_a_rank_starts(tmp_path, monkeypatch):
     monkeypatch.setattr("multiformer.optimization.distributed.launch_ranks", lambda *_: pytest.fail("a rank was started"))
     for options, message in (({"devices": 3}, "8 windows can't be dealt to 3"), ({"strategy": "zero"}, "expected one of"), ({"nodes": 2}, "torchrun or SLURM")):
@@ -206,16 +220,24 @@ def test_what_cannot_be_dealt_is_refused_before_a_rank_starts(tmp_path, monkeypa
 
 SCRIPT = """
 import sys
+import torch
 from test_distributed import SHORT, VALID, WINDOWS, new_model, train_distributed
+torch.set_num_threads(1)
 model = new_model()
 train_distributed(model, WINDOWS[:80], SHORT, sys.argv[1], VALID, strategy=sys.argv[2], accelerator="cpu")
 print("sum", float(sum(p.sum() for p in model.parameters())))
 """
 
 
-def start(command, log, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+def start(function, *args, **variables):
+    "A fork, which need not import torch again, with the environment that the program of another would give it."
+    def run():
+        os.environ.update(variables)
+        torch.set_num_threads(1)
+        function(*args)
+    process = get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def test_torchrun_and_slurm_start_the_same_script(done, tmp_path):
@@ -225,18 +247,19 @@ def test_torchrun_and_slurm_start_the_same_script(done, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--redirects", "3", "--log-dir", str(tmp_path / "logs"), "--no-python", sys.executable]
-    running = [start([*torchrun, script, tmp_path / "torchrun", "ddp"], tmp_path / "torchrun.log")]
+    torchrun = ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--redirects", "3", "--log-dir", str(tmp_path / "logs"), "--run-path", "--start-method", "fork"]
+    running = [start(torchrun_main, [*torchrun, str(script), str(tmp_path / "torchrun"), "ddp"])]
     for rank in ("0", "1"):  # what srun sets
         slurm = {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_PROCID": rank, "SLURM_LOCALID": rank,
                  "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        running.append(start([sys.executable, script, tmp_path / "slurm", "fsdp"], tmp_path / f"slurm{rank}.log", **slurm))
+        running.append(start(run_script_path, str(script), str(tmp_path / "slurm"), "fsdp", **slurm))
     try:
-        codes = [process.wait(120) for process in running]
+        for process in running:
+            process.join(120)
+        assert [process.exitcode for process in running] == [0, 0, 0]
     finally:
         for process in running:
-            process.terminate()
-    assert codes == [0, 0, 0], "\n".join(path.read_text() for path in tmp_path.rglob("*.log"))
+            process.kill()
     for started in ("torchrun", "slurm"):
         assert_close(load_file(find_checkpoints(tmp_path / started)[-1] / "model.safetensors"), load_file(find_checkpoints(done[0] / "short")[-1] / "model.safetensors"), rtol=0, atol=1e-5)
     shown = [next((tmp_path / "logs").rglob(f"{rank}/stderr.log")).read_text() for rank in (0, 1)]

@@ -91,7 +91,7 @@ def test_killed_run_repeats_every_loss(tmp_path, expected):
     out, draw = tmp_path / "stormy", random.Random(0)
     for kill in range(KILLS):
         process = start(out)
-        wait_for(out, process, min(kill * 5, STEPS - 10))
+        wait_for(out, process, kill * (STEPS - 10) // KILLS)
         time.sleep(draw.uniform(0, .04))
         process.kill()
         process.join()

@@ -23,7 +23,8 @@ def token_ids(doc: Iterable[int],
               name: str = "the document" # in the error
              ) -> Int[np.ndarray, "n"]:
     "Ids as 64-bit integers. Raises `ValueError` for numbers that aren't whole by their type, or that lie outside 0 to 2³² - 1, the most that a shard can hold."
-    ids = np.asarray(doc if hasattr(doc, "__len__") else list(doc))
+    try: ids = np.asarray(doc if hasattr(doc, "__len__") else list(doc))
+    except (TypeError, ValueError, RuntimeError): raise ValueError(f"{name} is {doc!r:.60}; expected a row of whole numbers") from None
     if ids.size == 0: return np.zeros(0, np.int64)
     if ids.ndim != 1 or ids.dtype.kind not in "iu": raise ValueError(f"{name} is of dtype {ids.dtype} and shape {ids.shape}; expected a row of whole numbers")
     if ids.min() < 0 or ids.max() >= 2**32: raise ValueError(f"{name} has ids from {ids.min()} to {ids.max()}; expected 0 to {2**32 - 1}")

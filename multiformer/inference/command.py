@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Parser', 'number', 'sampling_parser', 'sampling_options', 'open_model', 'write', 'run_generate', 'answer_end',
-           'fit_chat', 'stream_reply', 'ask', 'run_chat', 'build_parser', 'run_serve', 'main']
+           'fit_chat', 'ask', 'run_chat', 'build_parser', 'run_serve', 'main']
 
 # %% ../../nbs/inference/07_command.ipynb #e0b13782
 import argparse
@@ -13,10 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from itertools import islice
 from math import inf
 from pathlib import Path
-from types import SimpleNamespace
 
 # %% ../../nbs/inference/07_command.ipynb #9f67c5c0
 class Parser(argparse.ArgumentParser):
@@ -106,19 +104,6 @@ def fit_chat(tokenizer, messages: Sequence[dict],
         turns = turns[2:]
     return ids
 
-# %% ../../nbs/inference/07_command.ipynb #db16f617
-def stream_reply(model, ids: Sequence[int],  # the prompt: at least one token
-                 max_new_tokens: int = 100, **options) -> Iterator:
-    "Yield what comes after these tokens, as `stream_tokens` does after a text, with its options and errors."
-    from multiformer.inference.generation import stream_tokens
-    own = model.tokenizer
-    model.tokenizer = SimpleNamespace(encode=lambda _: list(ids), decode=own.decode, token=own.token, eos_id=own.eos_id)
-    tokens = stream_tokens(model, "", max_new_tokens, **options)
-    try: first = list(islice(tokens, 1))
-    finally: model.tokenizer = own
-    yield from first
-    yield from tokens
-
 # %% ../../nbs/inference/07_command.ipynb #9bf3934c
 def ask() -> str | None:
     "The next line from stdin; None when there are no more (Ctrl-D). On a terminal, Ctrl-C takes the line back."
@@ -133,6 +118,7 @@ def ask() -> str | None:
 # %% ../../nbs/inference/07_command.ipynb #2010ef9a
 def run_chat(args: argparse.Namespace) -> None:
     "Answer line by line, until there are no more."
+    from multiformer.inference.generation import stream_tokens
     model = open_model(args.model)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     options = sampling_options(args) | {"eos_id": answer_end(model.tokenizer, args.template)}
@@ -141,7 +127,7 @@ def run_chat(args: argparse.Namespace) -> None:
         question, answer = {"role": "user", "content": line}, ""
         try:
             ids = fit_chat(model.tokenizer, [*messages, question], args.template, model.config.context - args.max_new_tokens)
-            with closing(stream_reply(model, ids, **options)) as tokens, suppress(KeyboardInterrupt):
+            with closing(stream_tokens(model, ids, **options)) as tokens, suppress(KeyboardInterrupt):
                 for token in tokens:
                     answer += token.text
                     write(token.text)
@@ -173,7 +159,7 @@ def build_parser() -> Parser:
 def run_serve(args: argparse.Namespace) -> None:
     "Answer requests until Ctrl-C."
     from multiformer.inference.server import serve
-    serve(open_model(args.model), Path(args.model).name, args.template, args.host, args.port)
+    serve(open_model(args.model), Path(args.model).absolute().name, args.template, args.host, args.port)
 
 # %% ../../nbs/inference/07_command.ipynb #cb982335
 def main(argv: Sequence[str] | None = None  # None: those of the program

@@ -31,9 +31,8 @@ class Byte:
 # %% ../../nbs/inference/04_constrained.ipynb #fba1f4b6
 @dataclass(frozen=True)
 class Then:
-    "A text of `first`, and after it one of `rest`."
-    first: "Term"
-    rest: "Term"
+    "A text of each of the `parts`, one after the other."
+    parts: tuple
 
 # %% ../../nbs/inference/04_constrained.ipynb #45a1fb58
 @dataclass(frozen=True)
@@ -65,18 +64,18 @@ def either(*terms: Term) -> Term:
     return next(iter(options)) if len(options) == 1 else Either(options)
 
 # %% ../../nbs/inference/04_constrained.ipynb #be385ede
-def then(first: Term, rest: Term) -> Term:
-    "A text of `first`, and after it one of `rest`; chains lean to the right."
-    if NOTHING in (first, rest): return NOTHING
-    if EMPTY in (first, rest): return rest if first == EMPTY else first
-    return Then(first.first, then(first.rest, rest)) if isinstance(first, Then) else Then(first, rest)
+def then(*terms: Term) -> Term:
+    "A text of each of `terms`, one after the other."
+    parts = tuple(part for term in terms for part in (term.parts if isinstance(term, Then) else [term]) if part != EMPTY)
+    if NOTHING in parts: return NOTHING
+    return Then(parts) if len(parts) > 1 else parts[0] if parts else EMPTY
 
 # %% ../../nbs/inference/04_constrained.ipynb #2fdd0436
 def nullable(term: Term) -> bool:
     "Whether the text of no bytes matches."
     match term:
         case Byte(): return False
-        case Then(first, rest): return nullable(first) and nullable(rest)
+        case Then(parts): return all(map(nullable, parts))
         case Either(options): return any(map(nullable, options))
         case Repeat(_, low, _): return low == 0
 
@@ -93,7 +92,8 @@ def derivative(term: Term, byte: int) -> Term:
     match term:
         case Byte(low, high): return EMPTY if low <= byte <= high else NOTHING
         case Either(options): return either(*(derivative(option, byte) for option in options))
-        case Then(first, rest):
+        case Then((first, *others)):
+            rest = then(*others)
             inside = then(derivative(first, byte), rest)
             return either(inside, derivative(rest, byte)) if nullable(first) else inside
         case Repeat(part, low, high):
@@ -104,7 +104,7 @@ def shortest(term: Term) -> int:
     "Length of the shortest text, in bytes. `NOTHING` has none."
     match term:
         case Byte(): return 1
-        case Then(first, rest): return shortest(first) + shortest(rest)
+        case Then(parts): return sum(map(shortest, parts))
         case Either(options): return min(map(shortest, options))
         case Repeat(part, low, _): return low and low * shortest(part)
 
@@ -235,10 +235,9 @@ def read_alternatives(reader: Reader) -> Term:
     "Chains of parts, with | between them."
     options = []
     while True:
-        chain, term = [], EMPTY
+        chain = []
         while reader.peek() not in ("", "|", ")"): chain.append(read_quantified(reader))
-        for part in reversed(chain): term = then(part, term)
-        options.append(term)
+        options.append(then(*chain))
         if not reader.take(r"\|"): return either(*options)
 
 # %% ../../nbs/inference/04_constrained.ipynb #15c9c44a
@@ -264,7 +263,7 @@ def byte_values(term: Term) -> set[int]:
     "All bytes that can occur in a text of `term`."
     match term:
         case Byte(low, high): return set(range(low, high + 1))
-        case Then(first, rest): return byte_values(first) | byte_values(rest)
+        case Then(parts): return set().union(*map(byte_values, parts))
         case Either(options): return set().union(*map(byte_values, options))
         case Repeat(part, _, _): return byte_values(part)
 
@@ -349,7 +348,7 @@ def check_schema(schema: dict) -> None:
 def schema_pattern(schema: dict) -> str:
     "The pattern of the JSON texts that a schema means. Raises `ValueError` as `check_schema` and `bounds` do."
     check_schema(schema)
-    literal = lambda value: re.escape(json.dumps(value, ensure_ascii=False))
+    literal = lambda value: re.escape(json.dumps(value, ensure_ascii=False, allow_nan=False))
     if "const" in schema: return literal(schema["const"])
     if "enum" in schema: return f"({'|'.join(map(literal, schema['enum']))})"
     if "anyOf" in schema: return f"({'|'.join(map(schema_pattern, schema['anyOf']))})"
@@ -364,7 +363,8 @@ def schema_pattern(schema: dict) -> str:
 def object_pattern(schema: dict, literal: Callable[[object], str]) -> str:
     "The pattern of an object with all its properties. Raises `ValueError` for a required one that isn't described."
     properties = schema.get("properties", {})
-    if not isinstance(properties, dict): raise ValueError(f"properties is {properties!r}; expected an object, from names to schemas")
+    if not isinstance(properties, dict) or not all(isinstance(name, str) for name in properties): raise ValueError(f"properties is {properties!r}; expected an object, from names to schemas")
+    if not isinstance(schema.get("required", []), list): raise ValueError(f"required is {schema['required']!r}; expected a list of names")
     if not isinstance(schema.get("additionalProperties", False), bool): raise ValueError("additionalProperties must be true or false; properties that aren't described are never written")
     if missing := [name for name in schema.get("required", []) if name not in properties]: raise ValueError(f"{missing[0]!r} is required, but properties doesn't describe it")
     return r"\{" + ", ".join(f"{literal(name)}: {schema_pattern(inner)}" for name, inner in properties.items()) + r"\}"

@@ -6,6 +6,8 @@
 __all__ = ['matrix', 'unit', 'gain', 'fold', 'paired', 'turned', 'FastBlock', 'obstacle', 'FastDecoder']
 
 # %% ../../nbs/inference/05_fast_decoding.ipynb #d3ab0b4b
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float, Int
@@ -84,7 +86,7 @@ class FastBlock:
         self.gated = hasattr(mlp, "gate_proj")
         self.up_bias, self.up = fold(block.ln2, *([mlp.gate_proj] if self.gated else []), mlp.up_proj)
         self.o, self.down = (matrix(layer, block.ln1.weight).contiguous() for layer in (a.o_proj, mlp.down_proj))
-        self.o_bias, self.down_bias = a.o_proj.bias, mlp.down_proj.bias
+        self.o_bias, self.down_bias = (None if layer.bias is None else layer.bias.clone() for layer in (a.o_proj, mlp.down_proj))
 
     def __call__(self, x: Float[Tensor, "b t d"], turns, cache) -> Float[Tensor, "b t d"]:
         (b, t, _), a, x = x.shape, self.attn, x.flatten(0, 1)
@@ -125,12 +127,12 @@ class FastDecoder(nn.Module):
         model = getattr(model, "_orig_mod", model)  # a compiled model wraps the one that we mean
         if reason := obstacle(model): raise ValueError(f"there is no fast decoder for this model: {reason}")
         c = self.config = model.config
-        self.tokenizer, self.embed, self.eps = model.tokenizer, model.embed, c.norm_eps
+        self.tokenizer, self.embed, self.eps = model.tokenizer, deepcopy(model.embed), c.norm_eps
         self.rotary, weight = isinstance(model, BLM), model.ln_final.weight
         self.scale = c.d_model ** 0.5 if getattr(c, "scale_embedding", False) else 1.
         self.bottom = weight.new_tensor(c.d_model * c.norm_eps).sqrt()
         k = c.head_width // 2
-        self.positions = torch.complex(model.cos[..., :k], model.sin[..., k:]) if self.rotary else model.pos_embed.weight
+        self.positions = torch.complex(model.cos[..., :k], model.sin[..., k:]) if self.rotary else model.pos_embed.weight.clone()
         self.blocks = [FastBlock(block, self.norm, self.rotary) for block in model.blocks]
         bias, unembed = fold(model.ln_final, model.unembed)
         self.bias, self.unembed = bias, nn.Parameter(unembed, requires_grad=False)

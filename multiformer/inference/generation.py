@@ -85,7 +85,7 @@ def generate_with_logits(model: nn.Module,
         with column_major(model):
             for _ in range(max_new_tokens):
                 logits = model(tokens)[:, -1] if past is None else prefill(model, tokens, past, prefill_chunk)
-                chosen = choose(logits, tokens, processors, generator, **sampling).masked_fill(done, eos)
+                chosen = choose(logits, tokens, [*processors, lambda _, scores: scores.masked_fill(done[:, None], 0.)], generator, **sampling).masked_fill(done, eos)   # what has ended may have no token left that is allowed
                 done |= chosen == eos
                 yield chosen, logits
                 if done.all(): return
@@ -131,7 +131,7 @@ class StreamedToken:
 
 # %% ../../nbs/inference/02_generation.ipynb #bf62e610
 def stream_tokens(model: nn.Module,        # with its tokenizer
-                  prompt: str,             # empty: the text begins after the end-of-text token
+                  prompt: str | Sequence[int],  # a text or its tokens; empty: the text begins after the end-of-text token
                   max_new_tokens: int = 100,
                   stop: str | Sequence[str] = (),  # the text ends before the first of these
                   n_alternatives: int = 5,
@@ -142,7 +142,7 @@ def stream_tokens(model: nn.Module,        # with its tokenizer
     if n_alternatives < 0: raise ValueError(f"n_alternatives must be at least 0, not {n_alternatives}")
     eos = options.setdefault("eos_id", tokenizer.eos_id)
     stop, ids, shown = [s for s in ([stop] if isinstance(stop, str) else stop) if s], [], 0
-    tokens = torch.tensor([tokenizer.encode(prompt) or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])], dtype=torch.long, device=model.device)
+    tokens = torch.tensor([(tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)) or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])], dtype=torch.long, device=model.device)
     for n, (chosen, logits) in enumerate(generate_with_logits(model, tokens, max_new_tokens, **options), 1):
         token, log_probs = chosen.item(), logits[0].float().log_softmax(-1)
         if token != eos: ids.append(token)

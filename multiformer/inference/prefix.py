@@ -7,6 +7,7 @@ __all__ = ['common_prefix', 'PrefixCache']
 
 # %% ../../nbs/inference/00a_prefix_cache.ipynb #2d5b64de
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Int
@@ -32,8 +33,9 @@ class PrefixCache:
         return sum(cache.nbytes for cache in self.entries.values())
 
     def check_weights(self) -> None:
-        "Forget all if the weights have changed."
-        state = [(id(parameter), parameter._version) for parameter in self.model.parameters()]
+        "Forget all if the weights have changed, or adapters were switched on or off. A change by `intervene` is not noticed."
+        weights = [(id(weight), weight._version, weight.dtype, weight.sum(dtype=torch.float64).item()) for weight in chain(self.model.parameters(), self.model.buffers())]   # fused optimizers leave the version alone
+        state = [*weights, *(getattr(module, "enabled", True) for module in self.model.modules())]
         if state != self.state: self.entries, self.state = {}, state
 
     def take(self, tokens: Int[Tensor, "1 t"], length: int) -> KVCache:  # length: of prompt and continuation

@@ -24,7 +24,7 @@ def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
     ordered, order = logits.sort(-1, descending=True)
     probability = ordered.float().softmax(-1)
     ahead = probability.cumsum(-1) - probability
-    return torch.empty_like(logits).scatter(-1, order, ordered.masked_fill(ahead >= p, float("-inf")))
+    return torch.empty_like(logits).scatter(-1, order, ordered.masked_fill(ahead >= max(p, 1e-30), float("-inf")))
 
 # %% ../../nbs/inference/01_sampling.ipynb #4b587660
 def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
@@ -41,7 +41,7 @@ def keep_typical(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]
     order = (surprise - entropy).abs().argsort(-1)
     probability = (-surprise).exp().gather(-1, order)
     ahead = probability.cumsum(-1) - probability
-    return logits.masked_fill(torch.empty_like(ahead, dtype=torch.bool).scatter(-1, order, ahead >= p), float("-inf"))
+    return logits.masked_fill(torch.empty_like(ahead, dtype=torch.bool).scatter(-1, order, ahead >= max(p, 1e-30)), float("-inf"))
 
 # %% ../../nbs/inference/01_sampling.ipynb #fa6d8bd4
 def check_sampling(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None, typical_p: float | None = None) -> None:
@@ -54,7 +54,7 @@ def check_sampling(temperature: float = 1.0, top_k: int | None = None, top_p: fl
 
 # %% ../../nbs/inference/01_sampling.ipynb #447f5148
 def distribution(logits: Float[Tensor, "b v"],
-                 temperature: float = 1.0,  # 0: all on the best token; below 1e-30 counts as 0
+                 temperature: float = 1.0,  # 0: all on the best token; below 1e-30 counts as 0, above 1e30 as 1e30
                  top_k: int | None = None, top_p: float | None = None,
                  min_p: float | None = None, typical_p: float | None = None
                 ) -> Float[Tensor, "b v"]:  # rows add up to 1
@@ -64,7 +64,7 @@ def distribution(logits: Float[Tensor, "b v"],
     best = logits.amax(-1, keepdim=True)
     if not best.isfinite().all(): raise ValueError("the logits of a row have a nan or +∞, or are all −∞")
     if temperature < 1e-30: return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    logits = (logits - best) / temperature   # the best is 0: no quotient overflows to +∞
+    logits = (logits - best) / min(temperature, 1e30)   # the best is 0: no quotient overflows to +∞
     for keep, value in ((keep_top_k, top_k), (keep_top_p, top_p), (keep_min_p, min_p), (keep_typical, typical_p)):
         if value is not None: logits = keep(logits, value)
     return logits.softmax(-1)

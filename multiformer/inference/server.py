@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from ..data_wrangling.chat import encode_chat
-from .command import answer_end, stream_reply
-from .generation import StreamedToken, check_generation
+from .command import answer_end
+from .generation import StreamedToken, check_generation, stream_tokens
 from .processors import CountPenalty
 
 # %% ../../nbs/inference/08_server.ipynb #af6577ab
@@ -98,7 +98,7 @@ class Job:
     name: str                # of the model, to clients
     kind: str                # text_completion or chat.completion
     ids: list[int]           # the prompt
-    options: dict            # of `stream_reply`
+    options: dict            # of `stream_tokens`
     logprobs: int | None     # so many alternatives; None: no probabilities
     echo: bool = False       # the prompt comes first
     include_usage: bool = False
@@ -109,7 +109,7 @@ class Job:
     def run(self) -> Iterator[StreamedToken]:
         "Write the text, token by token."
         if self.echo: yield from prompt_tokens(self.model, self.ids, self.logprobs or 0)
-        yield from stream_reply(self.model, self.ids, n_alternatives=self.logprobs or 0, **self.options)
+        yield from stream_tokens(self.model, self.ids, n_alternatives=self.logprobs or 0, **self.options)
 
     @property
     def written(self) -> list[int]: return [token.id for token in self.tokens[len(self.ids) if self.echo else 0:]]

@@ -122,7 +122,7 @@ def speculative_generate(model: nn.Module,
             accepted, last = verify(distribution(logits, **sampling)[None], guess, drafted, generator)
             new = torch.cat((drafted[:, :accepted], last[:, None]), 1)
             if eos_id in new[0].tolist(): new = new[:, :new[0].tolist().index(eos_id) + 1]
-            text, rounds = torch.cat((text, new), 1), [*rounds, (drafted.shape[1], accepted.item())]
+            text, rounds = torch.cat((text, new), 1), [*rounds, (drafted.shape[1], min(accepted.item(), new.shape[1]))]   # guesses after the end don't stand
     return Speculation(text, [drafted for drafted, _ in rounds], [accepted for _, accepted in rounds])
 
 # %% ../../nbs/inference/06_speculative.ipynb #bf32ec54

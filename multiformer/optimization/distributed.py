@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -40,7 +41,7 @@ def launch_ranks(function: Callable,  # runs once on each rank
                  n: int,              # ranks
                  *args                # what the function is called with
                 ) -> list:            # what each rank returned
-    "Run `function(*args)` on `n` forked processes of this machine. Raises `RuntimeError` with the message of the first rank that fails; the others are ended."
+    "Run `function(*args)` on `n` forked processes of this machine. Raises `RuntimeError` with the message of the first rank that fails, `KeyboardInterrupt` for a signal that ends this process; the other ranks are ended."
     if torch.cuda.is_initialized(): raise RuntimeError("the GPU has been used in this process, which therefore can't be forked: start a script with torchrun")
     failures = get_context("fork").SimpleQueue()
     def run():
@@ -55,6 +56,7 @@ def launch_ranks(function: Callable,  # runs once on each rank
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise RuntimeError(f"rank {rank} failed: {failure.message}" if failures.empty() else failures.get()) from None
+    except SignalException as error: raise KeyboardInterrupt(f"stopped by {error.sigval.name}, and all ranks with it") from None
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items(): signal.signal(number, handler)  # torch leaves its own
@@ -130,7 +132,7 @@ class FabricTrainer(Trainer):
         ranks, accumulate = self.fabric.world_size, self.config.accumulate
         if len(batch) % (ranks * accumulate): raise ValueError(f"a batch of {len(batch)} windows can't be dealt to {ranks} ranks in {accumulate} equal parts each")
         mine = batch.chunk(ranks)[self.fabric.global_rank]
-        mine_counts, all_count = (next_tokens(mine) >= 0).sum(), (next_tokens(batch) >= 0).sum()
+        mine_counts, all_count = (next_tokens(mine) >= 0).sum(), (next_tokens(batch) >= 0).sum().clamp(min=1)
         self.weight = mine_counts * ranks / all_count
         self.predictions += (len(batch) - len(mine)) * (batch.shape[-1] - 1)
         return mine

@@ -34,8 +34,9 @@ class RateTrial:
 
     @property
     def suggestion(self) -> float:
-        "A quarter of the rate with the lowest averaged loss."
-        return self.rates[int(np.argmin(self.smooth))] / 4
+        "A quarter of the rate with the lowest averaged loss. Raises `ValueError` if no loss is a number."
+        if not isfinite(self.losses[0]): raise ValueError(f"the loss is {self.losses[0]} at the lowest rate, {self.rates[0]:.3g}: the model can't be trained as it is")
+        return self.rates[int(np.nanargmin(self.smooth))] / 4
 
     def plot(self, ax=None) -> None:
         "Draw the losses over the rates onto `ax`, or onto a new figure."

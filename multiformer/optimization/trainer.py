@@ -141,6 +141,7 @@ def check_windows(model: nn.Module, windows: Int[Tensor, "n t"] | Int[Tensor, "n
     if t - 1 > c.context: raise ValueError(f"windows of {t} tokens are too long: the model reads {c.context}, so a window may have {c.context + 1}")
     low, high = (int(value) for value in tokens.aminmax())
     if low < 0 or high >= c.vocab_size: raise ValueError(f"token {low if low < 0 else high} lies outside the vocabulary of {c.vocab_size} tokens")
+    if not (next_tokens(windows) >= 0).any(): raise ValueError("there is nothing to predict: no token continues the document of the one before it")
 
 # %% ../../nbs/optimization/02_trainer.ipynb #32d883fd
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -292,18 +293,19 @@ def batch_place(source) -> dict:
 # %% ../../nbs/optimization/02_trainer.ipynb #c562691d
 def add_gradients(trainer, batch: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
     "Add up the gradients of the parts of a batch, each as heavy as it has targets; returns the mean loss."
-    c, total, n = trainer.config, 0., (next_tokens(batch) >= 0).sum()
+    c, total, n = trainer.config, 0., (next_tokens(batch) >= 0).sum().clamp(min=1)
     with recomputing(trainer.model, c.checkpoint_activations):
         for part in batch.chunk(c.accumulate):
             share = (next_tokens(part) >= 0).sum() / n
             with torch.autocast(trainer.device.type, torch.bfloat16, enabled=c.bf16): loss = trainer.loss(trainer.forward, part) * share
+            loss = torch.where(share > 0, loss, 0.)  # the mean of no target is no number
             trainer.backward(loss)
             total = total + loss.detach()
     return total
 
 # %% ../../nbs/optimization/02_trainer.ipynb #8b9573ca
 class Trainer:
-    "A run that goes on step by step: model, optimizer, data, history. Raises `ValueError` if nothing of the model can be trained."
+    "A run that goes on step by step: model, optimizer, data, history. Raises `ValueError` if nothing of the model can be trained, or for a callback that nothing calls."
     def __init__(self, model: nn.Module, windows, config: TrainConfig, valid=None, loss: Callable | None = None, callbacks: Iterable = ()):  # as in `train`
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self.parameters: raise ValueError("no parameter of the model requires a gradient, as after merging an adapter: there is nothing to train; model.requires_grad_(True) thaws all")
@@ -314,6 +316,7 @@ class Trainer:
         self.device, self.batches, self.ema = self.parameters[0].device, iter(self.source), None if config.ema is None else EMA(model, config.ema)
         self.step, self.predictions, self.stopped, self.history, self.pending = 0, 0, False, History(), []
         self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe()}
+        if deaf := [callback for callback in self.callbacks if not {"before_update", "after_update"} & set(dir(callback))]: raise ValueError(f"a callback has before_update or after_update; {deaf[0]!r} has neither")
 
     def draw(self) -> Int[Tensor, "b t"]:
         "The batch of the next step, as far as this process computes it."
@@ -368,7 +371,7 @@ def mean_loss(model: nn.Module, windows: Int[Tensor, "n t"],
         for part in as_table(windows).split(batch_size):
             part = part.to(device, torch.long)
             targets = (next_tokens(part) >= 0).sum()
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16): total = total + loss(model, part) * targets
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16): total = total + torch.where(targets > 0, loss(model, part) * targets, 0.)
             n = n + targets
     finally: model.train(was_training)
     return float(total / n)

@@ -269,7 +269,8 @@ def file_weights(model: nn.Module  # of transformers
 
 # %% ../../nbs/weights_adapter/00_huggingface.ipynb #04197cdb
 def copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The weights in main memory of their own; a tensor with several names is copied once."
+    "The weights in main memory of their own; a tensor with several names is copied once. Raises `ValueError` for tensors without memory."
+    if hollow := [name for name, tensor in weights.items() if tensor.is_meta]: raise ValueError(f"{len(hollow)} tensors, such as {hollow[0]}, lie on PyTorch's meta device, which holds no numbers; load the model in full first")
     copies, own = {}, {}
     for name, tensor in weights.items():
         place = tensor.data_ptr(), tensor.shape, tensor.stride()
