@@ -44,7 +44,7 @@ class Either:
 @dataclass(frozen=True)
 class Repeat:
     "From `low` to `high` texts of `part`, one after the other."
-    part: "Term"
+    part: object      # a term
     low: int
     high: int | None   # None: as many as you like
 
