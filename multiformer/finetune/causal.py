@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data_wrangling.chat import Chat
 from ..data_wrangling.instructions import Question, story_questions
-from ..optimization.trainer import History, TrainConfig, parameter_groups, shuffled, training
+from ..optimization.optimizers import parameter_groups
+from ..optimization.trainer import History, TrainConfig, shuffled, training
 from ..tokenize.tokenizer import Tokenizer
 
 # %% ../../nbs/fine-tune/00_causal.ipynb #213fc30e
