@@ -21,7 +21,7 @@ def view():
     torch.manual_seed(0)
     model = BLM(BLMConfig(vocab_size=16, context=40, d_model=8, n_layers=1, n_heads=2, d_ff=16)).eval()
     for parameter in model.parameters(): torch.nn.init.normal_(parameter, std=.5)
-    model.tokenizer = SimpleNamespace(encode=lambda text: [4 + len(word) % 8 for word in text.split()], token=PIECES.__getitem__, eos_id=15)
+    model.tokenizer = SimpleNamespace(encode=lambda text: [4 + len(word) % 8 for word in text.split()], token=PIECES.__getitem__, eos_id=15, start=[15])
     return Playground(model, "a bb </script> ccc", length=20, seed=3)
 
 

@@ -1,6 +1,6 @@
 """Train the shipped model on storybook, and record how.
 
-    python tools/pretrain.py [--steps 20000] [--out multiformer/weights/blm-storybook]
+    python tools/pretrain.py [--steps 30000] [--out multiformer/weights/blm-storybook]
 
 The run is seeded, and goes on where it stopped when it is started again.
 """
@@ -55,7 +55,7 @@ def main(out: Path, steps: int, n_stories: int, work: Path) -> None:
     model = BLM(config)
     windows, valid = (story_windows(tokenizer, t, config.context + 1) for t in (training, texts(500, VALID_SEED)))
     settings = TrainConfig(steps=steps, batch_size=16, optimizer="muon", lr=5e-3, min_lr_ratio=0., warmup=200, schedule="linear", weight_decay=0.1,
-                           bf16=True, eval_every=500, save_every=500, log_every=20)
+                           bf16=True, compile=True, eval_every=500, save_every=500, log_every=20)
     print(f"{model.n_parameters:,} parameters, {windows.numel():,} tokens, {steps * settings.batch_size / len(windows):.2f} epochs")
     history = train(model, windows, settings, valid=valid, out=work)
     model.eval()
@@ -75,7 +75,7 @@ def main(out: Path, steps: int, n_stories: int, work: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("multiformer/weights/blm-storybook"))
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--stories", type=int, default=300_000)
     parser.add_argument("--work", type=Path, default=Path("out/pretrain"), help="checkpoints, so that an interrupted run can go on")
     args = parser.parse_args()

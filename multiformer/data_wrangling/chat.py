@@ -254,8 +254,7 @@ def encode_chat(tokenizer: Tokenizer,
     names = list(tokenizer.special_tokens)
     if missing := [name for name in control_names(template) if name not in names]:
         raise ValueError(f"the template writes {', '.join(missing)}, which the vocabulary lacks; tokenizer.add_special adds them, and the model needs a row for each")
-    ends = next((name for name, id in tokenizer.special_tokens.items() if id == tokenizer.eos_id), "")
-    begins = next((name for name in ("<|begin_of_text|>", "<|bos|>", "<s>", "<bos>") if name in names), ends)
+    begins, ends = (next((name for name, id in tokenizer.special_tokens.items() if [id] == part), "") for part in (tokenizer.start, [tokenizer.eos_id]))
     variables = {"bos_token": begins, "eos_token": ends}
     text, answers, control = fill_shielded(messages, template, add_generation_prompt, variables, names)
     chat = Chat(text, chat_tokens(tokenizer, text, answers or prefix_answers(messages, template, variables), control))

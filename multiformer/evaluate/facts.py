@@ -25,7 +25,7 @@ def continuation_scores(model: nn.Module,                # with its tokenizer
                        ) -> list[Float[Tensor, "n"]]:    # log-probability of each ending, in nats
     "log p(ending | prompt), summed over the tokens of the ending. Raises `ValueError` for an empty ending."
     if any(not ending for choices in endings for ending in choices): raise ValueError("an ending is empty: there is nothing to score")
-    encode, start = model.tokenizer.encode_batch, [model.tokenizer.eos_id] * (model.tokenizer.eos_id is not None)
+    encode, start = model.tokenizer.encode_batch, model.tokenizer.start
     tails = [encode(choices) for choices in endings]
     rows = [start + head + tail for head, choices in zip(encode(prompts), tails) for tail in choices]
     scores = iter(token_log_probs(model, rows))

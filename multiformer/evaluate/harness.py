@@ -56,11 +56,11 @@ def continue_until(model: nn.Module,     # with its tokenizer
     "What the model writes after `prompt`. Raises `ValueError` for fewer than 1 new token."
     if max_gen_toks < 1: raise ValueError(f"max_gen_toks={max_gen_toks}; expected at least 1")
     tokenizer, context = model.tokenizer, model.config.context
-    ids = tokenizer.encode(prompt)
-    new = min(max_gen_toks, max(context - max(1, len(ids)), context // 2))
-    if len(ids) + new > context:  # a cut text may encode to more tokens than it had
-        cuts = (tokenizer.decode(ids[len(ids) - keep:]) for keep in range(context - new, -1, -1))
-        prompt = next(text for text in cuts if len(tokenizer.encode(text)) <= context - new)
+    ids, room = tokenizer.encode(prompt), context - len(tokenizer.start)
+    new = min(max_gen_toks, max(room - len(ids), room // 2))
+    if len(ids) + new > room:  # a cut text may encode to more tokens than it had
+        cuts = (tokenizer.decode(ids[len(ids) - keep:]) for keep in range(room - new, -1, -1))
+        prompt = next(text for text in cuts if len(tokenizer.encode(text)) <= room - new)
     return generate_text(model, prompt, new, stop=until, temperature=temperature if do_sample else 0, seed=0)
 
 # %% ../../nbs/eval/06_harness.ipynb #3a9c3b57
@@ -82,8 +82,8 @@ class HarnessMethods:
     def tokenizer_name(self) -> str: return f"multiformer-{self.tokens.vocab_size}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
-        "Tokens after an end-of-text token, unless it isn't wanted."
-        return [self.tokens.eos_id] * (add_special_tokens is not False) + self.tokens.encode(string)
+        "Tokens after the tokenizer's `start`, unless it isn't wanted."
+        return self.tokens.start * (add_special_tokens is not False) + self.tokens.encode(string)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **_) -> list[tuple[float, bool]]:
         return pair_log_probs(self.model, [(head, tail) for _, head, tail in requests], self.batch_size, not disable_tqdm)

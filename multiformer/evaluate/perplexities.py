@@ -34,15 +34,14 @@ def window_spans(n: int,       # tokens in the text
 def token_rows(model: nn.Module,                       # with its tokenizer, unless the texts are token rows already
                texts: Iterable[str] | Iterable[Sequence[int]]
               ) -> list[list[int]]:
-    "The tokens of each text, after an end-of-text token where the vocabulary has one; token rows stay as they are. Raises `ValueError` for nothing, one string, or no tokenizer."
+    "The tokens of each text after the tokenizer's `start`; token rows stay as they are. Raises `ValueError` for nothing, one string, or no tokenizer."
     if isinstance(texts, str): raise ValueError("texts is a single string; expected a list of strings")
     texts = list(texts)
     if not texts: raise ValueError("there is nothing to score: no texts")
     if not isinstance(texts[0], str): return [[int(token) for token in row] for row in texts]
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None: raise ValueError("the model has no tokenizer; set model.tokenizer or give rows of tokens")
-    start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return [start + ids for ids in tokenizer.encode_batch(texts)]
+    return [tokenizer.start + ids for ids in tokenizer.encode_batch(texts)]
 
 # %% ../../nbs/eval/00_perplexity.ipynb #77702f7e
 @contextmanager

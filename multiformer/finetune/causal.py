@@ -35,8 +35,8 @@ def encode_example(tokenizer: Tokenizer, example: Example | Question | Chat) -> 
     else:
         end = [tokenizer.eos_id] * (tokenizer.eos_id is not None)
         prompt, answer = tokenizer.encode_batch([example.prompt, example.answer])
-        tokens = [*end, *prompt, *answer, *end]
-        mask = [bool(answer) and i >= len(end) + len(prompt) for i in range(len(tokens))]
+        tokens = [*tokenizer.start, *prompt, *answer, *end]
+        mask = [bool(answer) and i >= len(tokenizer.start) + len(prompt) for i in range(len(tokens))]
     if not any(mask): raise ValueError(f"there is no answer to learn in {example}")
     return tokens, [token if learnt else -100 for token, learnt in zip(tokens, mask)]
 

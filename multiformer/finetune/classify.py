@@ -59,10 +59,9 @@ class Classifier(nn.Module):
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str],
                  context: int  # tokens that the model reads
                 ) -> tuple[Int[Tensor, "n t"], Int[Tensor, "n"]]:
-    "Tokens (end-of-text first, padded on the right) and their number. Raises `ValueError` for no texts or one that is too long."
+    "Tokens (after the tokenizer's `start`, padded on the right) and their number. Raises `ValueError` for no texts or one that is too long."
     if not len(texts): raise ValueError("there are no texts")
-    start = [tokenizer.eos_id] * (tokenizer.eos_id is not None)
-    rows = [torch.tensor(start + ids) for ids in tokenizer.encode_batch(texts)]
+    rows = [torch.tensor(tokenizer.start + ids) for ids in tokenizer.encode_batch(texts)]
     for i, row in enumerate(rows):
         if len(row) > context: raise ValueError(f"text {i} has {len(row)} tokens; the model reads {context}")
     return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])

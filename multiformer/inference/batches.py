@@ -73,6 +73,5 @@ def generate_texts(model: nn.Module,  # with its tokenizer
     if isinstance(prompts, str): raise ValueError("prompts is one string; expected a list of them (generate_text takes one)")
     if (tokenizer := model.tokenizer) is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`, or use `generate_batch` with tokens")
     end = options.setdefault("eos_id", tokenizer.eos_id)
-    start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]   # for an empty prompt, as `stream` does
-    rows = generate_batch(model, [tokenizer.encode(prompt) or start for prompt in prompts], max_new_tokens, **options)
+    rows = generate_batch(model, [[*tokenizer.start, *tokenizer.encode(prompt)] for prompt in prompts], max_new_tokens, **options)
     return [tokenizer.decode([token for token in row if token != end]) for row in rows]

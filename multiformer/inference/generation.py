@@ -131,7 +131,7 @@ class StreamedToken:
 
 # %% ../../nbs/inference/02_generation.ipynb #bf62e610
 def stream_tokens(model: nn.Module,        # with its tokenizer
-                  prompt: str | Sequence[int],  # a text or its tokens; empty: the text begins after the end-of-text token
+                  prompt: str | Sequence[int],  # a text, read after the tokenizer's `start`; or tokens, read as they are
                   max_new_tokens: int = 100,
                   stop: str | Sequence[str] = (),  # the text ends before the first of these
                   n_alternatives: int = 5,
@@ -141,8 +141,9 @@ def stream_tokens(model: nn.Module,        # with its tokenizer
     if (tokenizer := model.tokenizer) is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`, or use `generate` with tokens")
     if n_alternatives < 0: raise ValueError(f"n_alternatives must be at least 0, not {n_alternatives}")
     eos = options.setdefault("eos_id", tokenizer.eos_id)
-    stop, ids, shown = [s for s in ([stop] if isinstance(stop, str) else stop) if s], [], 0
-    tokens = torch.tensor([(tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)) or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])], dtype=torch.long, device=model.device)
+    stop = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
+    ids = [*tokenizer.start, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+    tokens, ids, shown = torch.tensor([ids], dtype=torch.long, device=model.device), [], 0
     for n, (chosen, logits) in enumerate(generate_with_logits(model, tokens, max_new_tokens, **options), 1):
         token, log_probs = chosen.item(), logits[0].float().log_softmax(-1)
         if token != eos: ids.append(token)

@@ -101,6 +101,7 @@ class Job:
     options: dict            # of `stream_tokens`
     logprobs: int | None     # so many alternatives; None: no probabilities
     echo: bool = False       # the prompt comes first
+    start: int = 0           # tokens before the prompt's text, which an echo leaves out
     include_usage: bool = False
     tokens: list[StreamedToken] = field(default_factory=list)
     id: str = field(default_factory=lambda: uuid4().hex)
@@ -108,11 +109,11 @@ class Job:
 
     def run(self) -> Iterator[StreamedToken]:
         "Write the text, token by token."
-        if self.echo: yield from prompt_tokens(self.model, self.ids, self.logprobs or 0)
+        if self.echo: yield from prompt_tokens(self.model, self.ids, self.logprobs or 0)[self.start:]
         yield from stream_tokens(self.model, self.ids, n_alternatives=self.logprobs or 0, **self.options)
 
     @property
-    def written(self) -> list[int]: return [token.id for token in self.tokens[len(self.ids) if self.echo else 0:]]
+    def written(self) -> list[int]: return [token.id for token in self.tokens[len(self.ids) - self.start if self.echo else 0:]]
 
     @property
     def usage(self) -> dict:
@@ -155,11 +156,12 @@ def make_job(model: nn.Module, name: str, kind: str, request: SamplingRequest, i
 
 # %% ../../nbs/inference/08_server.ipynb #508d461a
 def completion_job(model: nn.Module, name: str, request: CompletionRequest) -> Job:
-    "The job of continuing a text. Raises as `make_job`, and for tokens outside the vocabulary."
-    ids = model.tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else request.prompt
+    "The job of continuing a text, read after the tokenizer's `start`, or tokens as they are. Raises as `make_job`, and for tokens outside the vocabulary."
+    start = model.tokenizer.start if isinstance(request.prompt, str) else []
+    ids = [*start, *(model.tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else request.prompt)]
     model.tokenizer.decode(ids)
     usual = max(1, min(16, model.config.context - len(ids)))
-    return make_job(model, name, "text_completion", request, ids, usual if request.max_tokens is None else request.max_tokens, logprobs=request.logprobs, echo=bool(request.echo))
+    return make_job(model, name, "text_completion", request, ids, usual if request.max_tokens is None else request.max_tokens, logprobs=request.logprobs, echo=bool(request.echo), start=len(start))
 
 # %% ../../nbs/inference/08_server.ipynb #b36f678a
 def chat_job(model: nn.Module, name: str, request: ChatRequest,

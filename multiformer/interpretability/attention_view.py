@@ -25,14 +25,14 @@ from .view import KIT_JS, THEMES, VIEW_CSS, View
 
 # %% ../../nbs/interpretability/01_attention_view.ipynb #42911c0b
 def read_tokens(model: nn.Module | None,          # its tokenizer and its context length count, where it has them
-                text: str | Sequence[int],        # text, or token ids
+                text: str | Sequence[int],        # a text, read after the tokenizer's `start`; or token ids
                 tokenizer=None                    # with `encode` and `tokens`; None: `model.tokenizer`
                ) -> tuple[list[int], list[str]]:  # ids and what to call them
     "Token ids and their labels. Raises `ValueError` for text without a tokenizer, no tokens at all, or more than the model's context."
     if tokenizer is None: tokenizer = getattr(model, "tokenizer", None)
     if isinstance(text, str) and tokenizer is None:
         raise ValueError(f"text is a string, but {type(model).__name__} has no tokenizer; pass tokenizer=…, or token ids as text")
-    ids = tokenizer.encode(text) if isinstance(text, str) else [int(i) for i in text]
+    ids = [*getattr(tokenizer, "start", []), *tokenizer.encode(text)] if isinstance(text, str) else [int(i) for i in text]
     context = getattr(getattr(model, "config", None), "context", None)
     if not ids: raise ValueError("text has no tokens; expected at least one")
     if context is not None and len(ids) > context: raise ValueError(f"text has {len(ids)} tokens; the model's context is {context}")

@@ -199,7 +199,7 @@ class Playground(View):
     def write(self) -> None:
         "Write the continuation that the settings ask for. Raises `ValueError` if there is no room for it."
         context, eos = self.model.config.context, self.model.tokenizer.eos_id
-        prompt = self.model.tokenizer.encode(self.prompt) or [eos]
+        prompt = [*self.model.tokenizer.start, *self.model.tokenizer.encode(self.prompt)]
         begun = [*prompt, *self.kept]
         if len(begun) >= context: raise ValueError(f"the prompt has {len(begun)} tokens, which leaves no room in a context of {context}")
         n = 0 if self.kept[-1:] == [eos] else max(self.length - len(self.kept), 0 if self.kept else 1)

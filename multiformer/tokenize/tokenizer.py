@@ -89,6 +89,12 @@ class Vocabulary:
         return next((self.special_tokens[t] for t in ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>") if t in self.special_tokens), None)
 
     @property
+    def start(self) -> list[int]:
+        "What a model reads before a text: the token that begins one where the vocabulary has it, else the one that ends the document before, else nothing."
+        begins = next((self.special_tokens[t] for t in ("<|begin_of_text|>", "<|bos|>", "<s>", "<bos>") if t in self.special_tokens), self.eos_id)
+        return [] if begins is None else [begins]
+
+    @property
     def pad_id(self) -> int:
         "The id that fills a batch: that of a padding token, else of the end of a document, else 0."
         return next((self.special_tokens[t] for t in ("<|pad|>", "[PAD]", "<pad>") if t in self.special_tokens), self.eos_id or 0)
@@ -298,6 +304,6 @@ class Tokenizer(Codec):
         "A `PreTrainedTokenizerFast` with the same ids. Like all of that class it takes special tokens in a text for control tokens."
         from transformers import PreTrainedTokenizerFast
         names = {id: name for name, id in self.special_tokens.items()}
-        ends = {} if self.eos_id is None else {"eos_token": names[self.eos_id], "bos_token": names[self.eos_id]}
+        ends = {} if self.eos_id is None else {"eos_token": names[self.eos_id], "bos_token": names[self.start[0]]}
         pad = {"pad_token": names[self.pad_id]} if self.pad_id in names else {}
         return PreTrainedTokenizerFast(tokenizer_object=Backend.from_str(self.backend.to_str()), clean_up_tokenization_spaces=False, **ends, **pad)
