@@ -1,6 +1,6 @@
 """Train the shipped model on storybook, and record how.
 
-    python tools/pretrain.py [--steps 30000] [--out multiformer/weights/blm-storybook]
+    python tools/pretrain.py [--out multiformer/weights/blm-storybook]
 
 The run is seeded, and goes on where it stopped when it is started again.
 """
@@ -20,6 +20,9 @@ from multiformer.optimization import TrainConfig, train
 from multiformer.tokenize import Tokenizer
 
 TRAIN_SEED, VALID_SEED, TEST_SEED = 0, 1_000_000, 2_000_000
+ROUNDS = [TrainConfig(steps=steps, lr=lr, seed=seed, batch_size=16, optimizer="muon", min_lr_ratio=0., warmup=200, schedule="linear", weight_decay=0.1,
+                      bf16=True, compile=True, eval_every=500, save_every=500, log_every=20)
+          for seed, (steps, lr) in enumerate([(20_000, 5e-3), (10_000, 2.5e-3)])]   # the second is a warm restart (Loshchilov and Hutter 2017)
 
 
 def texts(n: int, seed: int) -> list[str]:
@@ -47,25 +50,31 @@ def accuracy(model, stories) -> float:
     return sum(right) / len(right)
 
 
-def main(out: Path, steps: int, n_stories: int, work: Path) -> None:
+def curve(history, before: int) -> list[dict]:
+    "Every twentieth step of a round that came after `before` steps."
+    return [{"step": before + step, "loss": round(history.losses[step - 1], 4)} | ({"valid": round(history.valid[step], 4)} if step in history.valid else {})
+            for step in history.steps if step % 20 == 0]
+
+
+def main(out: Path, n_stories: int, work: Path) -> None:
     torch.manual_seed(0)
     training = mixed_texts(n_stories, TRAIN_SEED)
     tokenizer = Tokenizer.train(training[:20_000], vocab_size=1024)
     config = BLMConfig(vocab_size=tokenizer.vocab_size, context=160, d_model=144, n_layers=4, n_heads=4, n_kv_heads=2, d_ff=384)
     model = BLM(config)
     windows, valid = (story_windows(tokenizer, t, config.context + 1) for t in (training, texts(500, VALID_SEED)))
-    settings = TrainConfig(steps=steps, batch_size=16, optimizer="muon", lr=5e-3, min_lr_ratio=0., warmup=200, schedule="linear", weight_decay=0.1,
-                           bf16=True, compile=True, eval_every=500, save_every=500, log_every=20)
-    print(f"{model.n_parameters:,} parameters, {windows.numel():,} tokens, {steps * settings.batch_size / len(windows):.2f} epochs")
-    history = train(model, windows, settings, valid=valid, out=work)
+    print(f"{model.n_parameters:,} parameters, {windows.numel():,} tokens, {sum(r.steps * r.batch_size for r in ROUNDS) / len(windows):.2f} epochs")
+    rows = []
+    for i, settings in enumerate(ROUNDS):
+        history = train(model, windows, settings, valid=valid, out=work / f"round-{i}")
+        rows += curve(history, sum(r.steps for r in ROUNDS[:i]))
     model.eval()
     model.tokenizer = tokenizer
     save(model, out)
-    curve = [{"step": step, "loss": round(history.losses[step - 1], 4)} | ({"valid": round(history.valid[step], 4)} if step in history.valid else {}) for step in history.steps if step % 20 == 0]
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = {"parameters": model.n_parameters, "licence": "Apache-2.0",
-              "data": f"storybook, {n_stories:,} stories of seed {TRAIN_SEED}, a third of them with made-up names", "command": f"make pretrain (tools/pretrain.py --steps {steps} --stories {n_stories})",
-              "settings": asdict(settings), "valid_loss": history.valid[steps], "valid_data": f"storybook, 500 stories of seed {VALID_SEED}",
+              "data": f"storybook, {n_stories:,} stories of seed {TRAIN_SEED}, a third of them with made-up names", "command": f"make pretrain (tools/pretrain.py --stories {n_stories})",
+              "rounds": [asdict(settings) for settings in ROUNDS], "valid_loss": rows[-1]["valid"], "valid_data": f"storybook, 500 stories of seed {VALID_SEED}",
               "answers_right": accuracy(model, storybook(500, seed=TEST_SEED)), "answers_right_new_names": accuracy(model, storybook(500, seed=TEST_SEED, held_out=True)),
               "answers_data": f"storybook, 500 stories of seed {TEST_SEED}"}
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -75,8 +84,7 @@ def main(out: Path, steps: int, n_stories: int, work: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("multiformer/weights/blm-storybook"))
-    parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--stories", type=int, default=300_000)
     parser.add_argument("--work", type=Path, default=Path("out/pretrain"), help="checkpoints, so that an interrupted run can go on")
     args = parser.parse_args()
-    main(args.out, args.steps, args.stories, args.work)
+    main(args.out, args.stories, args.work)
