@@ -316,15 +316,16 @@ def lab(tmp_path):
 
 def test_live_in_jupyterlab(browser, lab):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(180_000)            # a kernel that imports torch on a busy machine
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(lab)
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     page.click(".jp-Notebook .jp-Cell >> nth=0")
     page.get_by_role("menuitem", name="Run").first.click()
     page.get_by_text("Run All Cells", exact=True).click()
-    told = lambda text: page.wait_for_function("text => document.querySelector('.told')?.innerText === text", arg=text, timeout=60_000)
+    told = lambda text: page.wait_for_function("text => document.querySelector('.told')?.innerText === text", arg=text)
     told("0 0 4 4")
     page.get_by_role("gridcell", name="layer 1, head 2").click()
     told("1 2 4 4")
@@ -336,7 +337,7 @@ def test_live_in_jupyterlab(browser, lab):
     told("1 2 3 3")
     assert page.evaluate(active) == before       # the arrows were not taken as the notebook's own shortcuts
     page.get_by_role("button", name="from Python").click()
-    page.wait_for_function("document.querySelector('.mf-readout').innerText.startsWith('layer 1, head 0')", timeout=30_000)
+    page.wait_for_function("document.querySelector('.mf-readout').innerText.startsWith('layer 1, head 0')")
     assert "</script> (3) → </script> (3) 1.0000" in page.inner_text(".mf-readout")
     assert not errors
     page.close()
