@@ -32,7 +32,6 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "nbs/walkthrough").glob("0*.ipynb"))
 SMALLEST = 3_000      # characters: less text gives no windows to train on and to put aside
-LIMIT = 4_000_000     # characters: what lesson 1 reads at most
 TRAINING = re.compile(r"(\d+)/(\d+) \[.*?loss ([\d.]+), ([\d,]+) tokens/s")
 
 
@@ -65,20 +64,20 @@ def check_corpus(corpus: str) -> str:
 
 # The lessons
 
-class Lesson(NotebookClient):
-    "A notebook in a kernel of this environment, with its progress on the terminal."
+class Lessons(NotebookClient):
+    "Notebooks in one kernel of this environment, one after the other, with their progress on the terminal."
 
-    def run(self, title: str) -> None:
-        "Execute all cells. Raises `CellExecutionError` for the first that fails."
+    def run(self, notebook: nbformat.NotebookNode, title: str) -> None:
+        "Execute all cells, and forget their names but not their imports, which take longer than many a lesson. Raises `CellExecutionError` for the first that fails."
+        self.nb, self.training = notebook, None
+        self.reset_execution_trackers()
         cells = [(i, cell) for i, cell in enumerate(self.nb.cells) if cell.cell_type == "code"]
-        self.training = None
-        self.create_kernel_manager()
-        self.km.kernel_spec.argv[0] = sys.executable
-        with self.setup_kernel(), tqdm(total=len(cells), desc=title, unit="cell", dynamic_ncols=True, bar_format="{desc} {bar} {n_fmt}/{total_fmt} cells  {elapsed}") as bar:
+        with tqdm(total=len(cells), desc=title, unit="cell", dynamic_ncols=True, bar_format="{desc} {bar} {n_fmt}/{total_fmt} cells  {elapsed}") as bar:
             for index, cell in cells:
                 self.execute_cell(cell, index)
                 bar.update()
         if self.training: self.training.close()
+        self.kc.execute("%reset -f", silent=True)
 
     def process_message(self, msg, cell, cell_index):
         "Look for the training's progress in what a cell writes to stderr."
@@ -96,16 +95,19 @@ class Lesson(NotebookClient):
 
 def run_lessons() -> dict[str, str]:
     "Run all lessons; returns the pictures of the cells that have a label, as PNG in base64."
-    pictures = {}
-    for number, path in enumerate(LESSONS, 1):
-        notebook = nbformat.read(path, as_version=4)
-        title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-        Lesson(notebook, timeout=None, kernel_name="python3", shutdown_kernel="immediate", store_widget_state=False,
-               resources={"metadata": {"path": str(path.parent)}}).run(f"{number}/{len(LESSONS)} {title:<22}")
-        for cell in notebook.cells:
-            label = re.search(r"^#\| label: (\S+)", cell.source, re.MULTILINE)
-            for output in cell.get("outputs", []) if label else []:
-                if "image/png" in output.get("data", {}): pictures[label[1]] = output.data["image/png"]
+    pictures, notebooks = {}, [nbformat.read(path, as_version=4) for path in LESSONS]
+    lessons = Lessons(notebooks[0], timeout=None, kernel_name="python3", shutdown_kernel="immediate", store_widget_state=False,
+                      resources={"metadata": {"path": str(LESSONS[0].parent)}})
+    lessons.create_kernel_manager()
+    lessons.km.kernel_spec.argv[0] = sys.executable
+    with lessons.setup_kernel():
+        for number, notebook in enumerate(notebooks, 1):
+            title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+            lessons.run(notebook, f"{number}/{len(notebooks)} {title:<22}")
+            for cell in notebook.cells:
+                label = re.search(r"^#\| label: (\S+)", cell.source, re.MULTILINE)
+                for output in cell.get("outputs", []) if label else []:
+                    if "image/png" in output.get("data", {}): pictures[label[1]] = output.data["image/png"]
     return pictures
 
 
@@ -277,7 +279,7 @@ def report(corpus: str, work: Path, pictures: dict[str, str], seconds: float) ->
     tiles = [(f"{run['parameters']:,}", "parameters"), (f"{run['valid_loss']:.3f}", "loss on text put aside, nats per token"), (f"{bits['this model']:.3f}", "bits per byte"),
              (f"{abs(gain):.2f}", f"nats per token {'better' if gain >= 0 else 'worse'} than the bigram"), (f"{run['tokens_per_second']:,}", "tokens per second in training")]
     marks = [(mark, f"{nats[mark]:.3f}", f"{bits[mark]:.3f}") for mark in nats]
-    amount = f"{data['texts']:,} text{'s' if data['texts'] > 1 else ''}, {data['characters']:,} characters" + (f" (a larger corpus, cut to the first {LIMIT:,})" if data["cut"] else "")
+    amount = f"{data['texts']:,} text{'s' if data['texts'] > 1 else ''}, {data['characters']:,} characters" + " (the beginning of a larger corpus)" * data["cut"]
     asked = inside["who_has_it"]
     made = [("command", f"MULTIFORMER_STEPS={run['steps']} make walkthrough CORPUS={shlex.quote(name)}"), ("corpus", amount), ("tokenizer", f"byte-level BPE, {data['vocabulary']} tokens, {data['bytes_per_token']} bytes per token"),
             ("model", "BLM: " + ", ".join(f"{key} {value}" for key, value in config.items() if value is not None)),
@@ -319,7 +321,7 @@ def walk(corpus: str, out: Path) -> None:
     write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
     data, run, adapt, shrink = (json.loads((work / f"lesson{i}.json").read_text()) for i in (1, 2, 4, 5))
     whole, small = (shrink["rows"][name] for name in ("float32", "4-bit"))
-    if data["cut"]: print(f"The corpus is larger than needed: the first {LIMIT:,} characters were used.")
+    if data["cut"]: print(f"The corpus is larger than needed: the first {data['characters']:,} characters were used.")
     print(f"{run['parameters']:,} parameters, loss {run['valid_loss']:.3f} nats per token (bigram {run['nats']['bigram']:.3f}), "
           f"{run['bits']['this model']:.3f} bits per byte, {run['tokens_per_second']:,} tokens/s\n"
           f"adapter: {adapt['learning']:,} numbers, loss in the new manner {adapt['before']['in the new manner']:.3f} -> {adapt['after']['in the new manner']:.3f}; "
