@@ -2,11 +2,13 @@
 import functools
 import inspect
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import threading
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,10 +25,26 @@ PREFIX = "under/some/prefix"
 
 # ---------------------------------------------------------------- building
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["nbdev.serve", "nbdev.quarto", "nbdev.showdoc", "smalldocs.site", "latex2mathml.converter", "execnb.shell"])   # imported once
+
+
+def build(log, arguments, environment):
+    "The build tool with these arguments; what it says goes to the file `log`."
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
+    os.dup2(1, 2)
+    os.environ.update(environment)
+    sys.argv = ["build_docs.py", *arguments]
+    sys.exit(build_docs.main())
+
+
 def run_build(root, out, *options, **environment):
-    "Run the build tool as `make docs` does."
-    command = [sys.executable, str(ROOT / "tools/build_docs.py"), "--root", str(root), "--out", str(out), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+    "Run the build tool as `make docs` does; returns its exit code and what it said."
+    with tempfile.NamedTemporaryFile() as log:
+        process = FORKS.Process(target=build, args=(log.name, ["--root", str(root), "--out", str(out), *options], environment))
+        process.start()
+        process.join(300)
+        return process.exitcode, Path(log.name).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +57,8 @@ def built(tmp_path_factory):
 @pytest.fixture(scope="module")
 def site(built):
     "The folder of the built site."
-    result, served = built
-    assert (served / PREFIX).is_dir(), result.stdout + result.stderr
+    (_, said), served = built
+    assert (served / PREFIX).is_dir(), said
     return served / PREFIX
 
 
@@ -67,34 +85,34 @@ def test_sidebar_lists_every_notebook():
 
 
 def test_build_finds_no_problem(built):
-    result, _ = built
-    assert result.returncode == 0, result.stdout + result.stderr
+    (code, said), _ = built
+    assert code == 0, said
 
 
 def test_build_names_what_is_wrong(tiny_project):
     root = tiny_project('![far](https://example.org/far.png) [dead](nowhere.html) [lost](#lost) [rooted](</x>)\n\n'
                         '```{=html}\n<iframe srcdoc="&lt;script src=\'//example.org/s.js\'&gt;&lt;/script&gt;"></iframe>'
                         '<style>p { background: url(https://example.org/p.png) }</style>\n```', sidebar="[gone.ipynb]")
-    result = run_build(root, root / "_docs", "--renderer", "smalldocs")
-    assert result.returncode == 1, result.stdout + result.stderr
+    code, said = run_build(root, root / "_docs", "--renderer", "smalldocs")
+    assert code == 1, said
     for problem in ("the sidebar misses index.ipynb", "lists gone.ipynb, which does not exist",
                     "loads https://example.org/far.png", "loads //example.org/s.js", "loads https://example.org/p.png",
                     "links to nowhere.html, which is not there", "links to #lost: no such place"):
-        assert problem in result.stdout, f"{problem!r} not in\n{result.stdout}"
+        assert problem in said, f"{problem!r} not in\n{said}"
 
 
 def test_build_refuses_unknown_maths(tiny_project):
     root = tiny_project(r"$\notacommand{x}$")
-    result = run_build(root, root / "_docs", "--renderer", "smalldocs")
-    assert result.returncode == 1 and r"\notacommand" in result.stderr
+    code, said = run_build(root, root / "_docs", "--renderer", "smalldocs")
+    assert code == 1 and r"\notacommand" in said
 
 
 def test_build_keeps_a_folder_that_is_not_a_site(tiny_project):
     root = tiny_project("Text.")
     (root / "precious").mkdir()
     (root / "precious/thesis.txt").write_text("years of work")
-    result = run_build(root, root / "precious", "--renderer", "smalldocs")
-    assert result.returncode == 1 and "not a built site" in result.stderr
+    code, said = run_build(root, root / "precious", "--renderer", "smalldocs")
+    assert code == 1 and "not a built site" in said
     assert (root / "precious/thesis.txt").exists()
 
 
@@ -106,8 +124,8 @@ def test_quarto_is_used_where_it_is_installed(tiny_project):
                     'mkdir -p _docs/site_libs\n'
                     'echo \'<a href="https://multiformer.github.io/multiformer/index.html">made by quarto</a>\' > _docs/index.html\n')
     fake.chmod(0o755)
-    result = run_build(root, root / "_docs", PATH=f"{root / 'bin'}:{os.environ['PATH']}")
-    assert result.returncode == 0, result.stdout + result.stderr
+    code, said = run_build(root, root / "_docs", PATH=f"{root / 'bin'}:{os.environ['PATH']}")
+    assert code == 0, said
     assert '<a href="./index.html">made by quarto' in (root / "_docs/index.html").read_text()
 
 
@@ -126,9 +144,9 @@ def address(built, site):
     server.server_close()
 
 
-@pytest.fixture
-def visit(browser, address):
-    "Opens a page of the site; whatever the browser complains about or asks elsewhere for fails the test."
+@contextmanager
+def visitor(browser, address):
+    "Opens a page of the site; whatever the browser complains about or asks elsewhere for is an error in the end."
     complaints = []
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(10_000)
@@ -152,6 +170,13 @@ def visit(browser, address):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.fixture
+def visit(browser, address):
+    "Opens a page of the site, as a visitor does."
+    with visitor(browser, address) as go:
+        yield go
+
+
 def html_pages(site):
     "Every page of the site, by its path."
     return sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
@@ -164,21 +189,44 @@ def first_page_with(site, text):
     return found
 
 
-def test_every_page_loads_by_itself(visit, site):
-    names = html_pages(site)
-    assert len(names) >= len(build_docs.notebooks(ROOT))
-    for name in names:
-        page = visit(name)
-        assert page.locator("h1").first.inner_text().strip(), name
-        assert page.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0, f"{name}: broken image"
+LOOK = """(() => {
+  const flat = [...document.querySelectorAll("mfrac")].map((f) => [...f.children].map((c) => c.getBoundingClientRect()))
+    .filter(([over, under]) => !(over.height > 0 && over.bottom <= under.top + 1)).length;
+  const maths = [...document.querySelectorAll(".math")];
+  return { title: document.querySelector("h1").innerText.trim(), broken: [...document.images].filter((i) => !i.naturalWidth).length,
+           maths: maths.length, raw: maths.filter((m) => !m.querySelector("math") || m.innerText.includes("\\\\")).length, flat };
+})()"""
+WIDER = "['html', 'main'].filter((part) => { const e = document.querySelector(part); return e.scrollWidth > e.clientWidth; })"
 
 
-def test_pages_fit_a_phone(visit, site):
-    for name in html_pages(site):
-        page = visit(name)
-        page.set_viewport_size({"width": 390, "height": 844})
-        for part in ("html", "main"):  # what is wider scrolls in a box of its own
-            assert page.locator(part).evaluate("e => e.scrollWidth - e.clientWidth") <= 0, f"{name}: {part} is too wide"
+@pytest.fixture(scope="module")
+def tour(browser, address, site):
+    "What a visitor meets on every page, and what is too wide for a phone."
+    met = {}
+    with visitor(browser, address) as go:
+        for name in html_pages(site):
+            page = go(name)
+            met[name] = page.evaluate(LOOK)
+            page.set_viewport_size({"width": 390, "height": 844})
+            met[name]["wider"] = page.evaluate(WIDER)   # what is wider scrolls in a box of its own
+            page.set_viewport_size({"width": 1280, "height": 900})
+    return met
+
+
+def test_every_page_loads_by_itself(tour):
+    assert len(tour) >= len(build_docs.notebooks(ROOT))
+    assert all(page["title"] for page in tour.values())
+    assert {name: page["broken"] for name, page in tour.items() if page["broken"]} == {}
+
+
+def test_pages_fit_a_phone(tour):
+    assert {name: page["wider"] for name, page in tour.items() if page["wider"]} == {}
+
+
+def test_maths_is_drawn(tour):
+    assert any(page["maths"] for page in tour.values())
+    assert {name: page["raw"] for name, page in tour.items() if page["raw"]} == {}
+    assert {name: page["flat"] for name, page in tour.items() if page["flat"]} == {}, "fractions whose numerator isn't above their denominator"
 
 
 def test_sidebar_leads_to_another_page(visit):
@@ -215,17 +263,6 @@ def test_names_in_prose_link_to_their_entry(visit, site):
     page.locator('main a[href$="hooks.html#record"]').first.click()
     page.wait_for_url("**/anatomy/hooks.html#record")
     assert page.locator("#record").is_visible()
-
-
-def test_maths_is_drawn(visit, site):
-    with_maths = [name for name in html_pages(site) if 'class="math' in (site / name).read_text(encoding="utf-8")]
-    assert with_maths
-    for page in map(visit, with_maths):
-        assert page.locator(".math:not(:has(math))").count() == 0, page.url
-        assert "\\" not in "".join(page.locator(".math").all_inner_texts()), page.url
-        flat = page.locator("mfrac").evaluate_all("""all => all.map(f => [...f.children].map(c => c.getBoundingClientRect()))
-            .filter(([over, under]) => !(over.height > 0 && over.bottom <= under.top + 1)).length""")
-        assert flat == 0, f"{page.url}: {flat} fractions whose numerator isn't above their denominator"
 
 
 def test_widget_answers_a_click(visit, site):

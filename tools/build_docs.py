@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from html.parser import HTMLParser
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -151,7 +152,7 @@ def to_mathml(tex: str, options: dict) -> str:
 
 def render_with_smalldocs(pages: Path) -> Path:
     "Render nbdev's pages without Quarto; returns the site's folder."
-    from smalldocs import config, markdown, site
+    from smalldocs import config, highlight, markdown, site
 
     class Site(site.Site):
         "smalldocs's site with nbdev's file names, and maths that is already drawn."
@@ -168,6 +169,7 @@ def render_with_smalldocs(pages: Path) -> Path:
                 self.warn(f"{page.src}: Mermaid needs a script of another host; draw the diagram in code")
 
     markdown.math_renderer = to_mathml
+    highlight.css_class = cache(highlight.css_class)   # half a million tokens, few of them different
     built = Site(config.load(pages), quiet=True)
     built.build()
     handled_here = ("html-math-method is ignored", "output-file is not read", ": broken link")
