@@ -40,7 +40,8 @@ def shingles(text: str,
 # %% ../../nbs/data-prep/04_near_duplicates.ipynb #9614dc08
 def jaccard(a: set, b: set) -> float: # from 0, nothing shared, to 1, equal
     "The share of what is in `a` or `b` that is in both. Two empty sets are equal."
-    return len(a & b) / len(a | b) if a or b else 1.
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared) if a or b else 1.
 
 # %% ../../nbs/data-prep/04_near_duplicates.ipynb #383b0b7e
 def word_hash(word: str,

@@ -183,7 +183,7 @@ class World:
 # %% ../../nbs/data-prep/01_storybook.ipynb #ea9689d7
 def mentions(e: Event) -> list[str]:
     "The people whom the sentence of `e` names or means."
-    return [p for p, slots in ((e.who, "{A} {S} {he} {He} {his}"), (e.whom, "{B}")) if any(s in e.phrase for s in slots.split())]
+    return [p for p, slots in ((e.who, ("{A}", "{S}", "{he}", "{He}", "{his}")), (e.whom, ("{B}",))) if any(s in e.phrase for s in slots)]
 
 # %% ../../nbs/data-prep/01_storybook.ipynb #27f60789
 def clear(e: Event, before: list[str], names: dict[str, str]) -> bool:
@@ -263,8 +263,9 @@ class Plot:
         "Let something happen, in words that were not used yet."
         phrase = self.pick(self.fresh(key))
         words = dict(weather=self.weather, trait=self.pick(TRAITS), spot=self.pick(self.spots(who, place)))
-        by_pronoun, by_name = (self.event(key, phrase, words, pronoun, who, what, whom, place) for pronoun in (True, False))
-        self.happen(phrase, by_pronoun if "{S}" not in phrase or self.clear(by_pronoun) and self.chance(.7) else by_name)
+        event = self.event(key, phrase, words, True, who, what, whom, place)
+        if "{S}" in phrase and not (self.clear(event) and self.chance(.7)): event = self.event(key, phrase, words, False, who, what, whom, place)
+        self.happen(phrase, event)
 
     def event(self, key: str, phrase: str, words: dict[str, str], pronoun: bool, who: str | None, what: str | None, whom: str | None, place: str | None) -> Event:
         "The event in the words of `phrase`, whose subject is a pronoun or a name."
