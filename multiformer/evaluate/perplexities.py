@@ -68,7 +68,8 @@ def token_log_probs(model: nn.Module,              # tokens -> logits, causal
     with evaluating(model):
         for batch in (spans[i:i + batch_size] for i in range(0, len(spans), batch_size)):
             windows = pad_sequence([torch.tensor(rows[i][start:end]) for i, start, _, end in batch], batch_first=True).to(device)
-            losses = F.cross_entropy(model(windows[:, :-1]).float().transpose(1, 2), windows[:, 1:], reduction="none").cpu()
+            logits = model(windows[:, :-1]).float()
+            losses = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none").view(len(batch), -1).cpu()
             for (i, start, first, end), loss in zip(batch, losses): out[i][first - 1:end - 1] = -loss[first - start - 1:end - start - 1]
     return out
 

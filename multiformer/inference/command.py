@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Parser', 'number', 'sampling_parser', 'sampling_options', 'open_model', 'write', 'run_generate', 'answer_end',
-           'fit_chat', 'ask', 'run_chat', 'build_parser', 'run_serve', 'main']
+           'fit_chat', 'ask', 'run_chat', 'run_serve', 'build_parser', 'main']
 
 # %% ../../nbs/inference/07_command.ipynb #e0b13782
 import argparse
@@ -135,6 +135,12 @@ def run_chat(args: argparse.Namespace) -> None:
         except ValueError as error: print(f"multiformer: {error}", file=sys.stderr)
         if answer.strip(): messages += [question, {"role": "assistant", "content": answer.strip()}]
 
+# %% ../../nbs/inference/07_command.ipynb #edd83eaa
+def run_serve(args: argparse.Namespace) -> None:
+    "Answer requests until Ctrl-C."
+    from multiformer.inference.server import serve
+    serve(open_model(args.model), Path(args.model).absolute().name, args.template, args.host, args.port)
+
 # %% ../../nbs/inference/07_command.ipynb #5fd38705
 def build_parser() -> Parser:
     "The parser of the command."
@@ -154,12 +160,6 @@ def build_parser() -> Parser:
     server("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 lets in everybody who can reach this machine (127.0.0.1)")
     server("--port", type=number(int, "an integer from 0 to 65535", lambda port: 0 <= port < 65536), default=8000, help="0: any that is free (8000)")
     return parser
-
-# %% ../../nbs/inference/07_command.ipynb #edd83eaa
-def run_serve(args: argparse.Namespace) -> None:
-    "Answer requests until Ctrl-C."
-    from multiformer.inference.server import serve
-    serve(open_model(args.model), Path(args.model).absolute().name, args.template, args.host, args.port)
 
 # %% ../../nbs/inference/07_command.ipynb #cb982335
 def main(argv: Sequence[str] | None = None  # None: those of the program

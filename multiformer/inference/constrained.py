@@ -66,8 +66,8 @@ def either(*terms: Term) -> Term:
 # %% ../../nbs/inference/04_constrained.ipynb #be385ede
 def then(*terms: Term) -> Term:
     "A text of each of `terms`, one after the other."
-    parts = tuple(part for term in terms for part in (term.parts if isinstance(term, Then) else [term]) if part != EMPTY)
-    if NOTHING in parts: return NOTHING
+    if NOTHING in terms: return NOTHING
+    parts = tuple(part for term in terms if term != EMPTY for part in (term.parts if isinstance(term, Then) else [term]))
     return Then(parts) if len(parts) > 1 else parts[0] if parts else EMPTY
 
 # %% ../../nbs/inference/04_constrained.ipynb #2fdd0436
@@ -86,14 +86,14 @@ def repeat(part: Term, low: int = 0, high: int | None = None) -> Term:
     if part == NOTHING or (low, high) == (1, 1): return part
     return Repeat(part, 0 if nullable(part) else low, high)
 
-# %% ../../nbs/inference/04_constrained.ipynb #aa3ef79f
+# %% ../../nbs/inference/04_constrained.ipynb #1f1e1911
 def derivative(term: Term, byte: int) -> Term:
     "The term of what may follow `byte` in a text of `term` (Brzozowski 1964, theorem 3.1)."
     match term:
         case Byte(low, high): return EMPTY if low <= byte <= high else NOTHING
         case Either(options): return either(*(derivative(option, byte) for option in options))
         case Then((first, *others)):
-            rest = then(*others)
+            rest = then(Then(others))   # its parts are known to be simple
             inside = then(derivative(first, byte), rest)
             return either(inside, derivative(rest, byte)) if nullable(first) else inside
         case Repeat(part, low, high):
@@ -304,16 +304,18 @@ class Regex:
         self.needs[state] = needed
         return needed
 
-    def state(self, ids: Sequence[int]) -> int | None:
-        "The state after the new tokens `ids`. Raises `ValueError` if they lead nowhere."
-        if self.tokenizer.eos_id in ids: return None
-        if (state := self.automaton.run(b"".join(map(self.tokenizer.bytes, ids)))): return state
-        raise ValueError(f"{self.tokenizer.decode(ids)!r} can't begin a text that matches; was a token chosen that this processor forbids?")
+    def move(self, state: int | None, id: int) -> int | None:
+        "The state after one more token. Raises `ValueError` if it leads nowhere."
+        if state is None or id == self.tokenizer.eos_id: return None
+        if after := self.automaton.run(self.tokenizer.bytes(id), state): return after
+        raise ValueError(f"after {self.tokenizer.token(id)!r} the text can't become one that matches; was a token chosen that this processor forbids?")
 
     def __call__(self, tokens: Int[Tensor, "b t"], logits: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-        if self.tokens is None or continued(self.tokens, tokens) is None: self.start = tokens.shape[1]   # a new text begins
+        rows = None if self.tokens is None else continued(self.tokens, tokens)
+        if rows is None: self.start, self.states = tokens.shape[1], [1] * len(tokens)   # a new text begins
+        else: self.states = [self.move(self.states[row], id) for row, id in zip(rows, tokens[:, -1].tolist())]
         self.tokens = tokens
-        needed = torch.stack([self.needed(self.state(row)) for row in tokens[:, self.start:].tolist()]).to(logits.device)
+        needed = torch.stack([self.needed(state) for state in self.states]).to(logits.device)
         left = 2 ** 62 if self.budget is None else self.budget - (tokens.shape[1] - self.start)
         allowed = torch.zeros_like(logits, dtype=torch.bool)   # a model may have more logits than there are tokens
         allowed[:, :needed.shape[1]] = needed < left
