@@ -465,11 +465,11 @@ def open_run(trainer: Trainer, out: str | Path | None, resume: bool) -> None:
     if found and not resume: raise FileExistsError(f"{out} holds a run ({found[-1].name}); resume it, delete it, or choose another `out`")
     if found: resume_run(trainer, found[-1])
 
-# %% ../../nbs/optimization/02_trainer.ipynb #fb270715
+# %% ../../nbs/optimization/02_trainer.ipynb #c878e6c1
 def report(trainer: Trainer, bar: tqdm, live: LivePlot | None) -> None:
     "Show the last loss and the tokens per second since the start on `bar`, and the curve in `live`."
     trainer.flush()
-    bar.set_postfix_str(f"loss {trainer.history.losses[-1]:.3f}, {trainer.predictions / bar.format_dict['elapsed']:,.0f} tokens/s", refresh=False)
+    bar.set_postfix_str(f"loss {trainer.history.losses[-1]:.3f}, {trainer.predictions / (bar.format_dict['elapsed'] or inf):,.0f} tokens/s", refresh=False)
     if live: live.update(trainer.history)
 
 # %% ../../nbs/optimization/02_trainer.ipynb #7d28da1b
