@@ -169,10 +169,12 @@ def solve(shapes: Counter,       # shape -> how often it occurs
           plan: dict[str, str]   # without optional rows
          ) -> Iterator[dict[str, int]]:
     "All sizes for which the plan makes exactly these shapes."
+    rows = [(name.count("{}"), shape) for name, shape in plan.items()]
+    ends, layer, expert = (sum(depth == n for depth, _ in rows) for n in range(3))
+    if not expert and (shapes.total() - ends) % layer: return  # no number of layers makes so many tensors
     values = {size for shape in shapes for size in shape}
     values |= {size // 2 for size in values}
     letters = sorted({letter for shape in plan.values() for letter in re.findall("[a-z]", shape)} - {"d"})
-    rows = [(name.count("{}"), shape) for name, shape in plan.items()]
     for d in (size for size in values if (size,) in shapes):  # every plan has a norm
         domains = {}
         for letter in letters:
@@ -180,8 +182,7 @@ def solve(shapes: Counter,       # shape -> how often it occurs
             domains[letter] = [value for value in values if value and all(measure(shape, {"d": d, letter: value}) in shapes for shape in own)]
         for choice in product(*domains.values()):
             sizes = {"d": d, **dict(zip(domains, choice))}
-            ends, layer = sum(depth == 0 for depth, _ in rows), sum(sizes["e"] if depth == 2 else 1 for depth, _ in rows if depth)
-            sizes["L"], rest = divmod(shapes.total() - ends, layer)
+            sizes["L"], rest = divmod(shapes.total() - ends, layer + expert * sizes.get("e", 0))
             if rest or sizes["L"] < 1 or {measure(shape, sizes) for _, shape in rows} != shapes.keys(): continue
             if Counter(expand(plan, sizes).values()) == shapes: yield sizes
 
