@@ -22,17 +22,18 @@ from multiformer.tokenize import Tokenizer
 TRAIN_SEED, VALID_SEED, TEST_SEED = 0, 1_000_000, 2_000_000
 ROUNDS = [TrainConfig(steps=steps, lr=lr, seed=seed, batch_size=16, optimizer="muon", min_lr_ratio=0., warmup=200, schedule="linear", weight_decay=0.1,
                       bf16=True, compile=True, eval_every=500, save_every=500, log_every=20)
-          for seed, (steps, lr) in enumerate([(20_000, 5e-3), (10_000, 2.5e-3)])]   # the second is a warm restart (Loshchilov and Hutter 2017)
+          for seed, (steps, lr) in enumerate([(20_000, 5e-3), (8_000, 2.5e-3)])]   # the second is a warm restart (Loshchilov and Hutter 2017)
+MADE_UP = [1 / 3, 1 / 20]   # the share of stories with made-up names, round by round: from many a model learns to copy any name, with few it expects the usual ones
 
 
 def texts(n: int, seed: int) -> list[str]:
     return [story.text for story in storybook(n, seed=seed)]
 
 
-def mixed_texts(n: int, seed: int) -> list[str]:
-    "Stories of which chance gives a third made-up names: from these a model learns to copy any name, and the order tells it nothing."
+def mixed_texts(n: int, seed: int, share: float) -> list[str]:
+    "Stories of which chance gives a share made-up names; the order tells a model nothing."
     books = storybook(n, seed=seed), storybook(n, seed=seed, made_up=True)
-    return [books[Random(i).random() < 1 / 3][i].text for i in tqdm(range(n), desc="stories")]
+    return [books[Random(i).random() < share][i].text for i in tqdm(range(n), desc="stories")]
 
 
 def story_windows(tokenizer: Tokenizer, texts: list[str], size: int) -> torch.Tensor:
@@ -58,14 +59,15 @@ def curve(history, before: int) -> list[dict]:
 
 def main(out: Path, n_stories: int, work: Path) -> None:
     torch.manual_seed(0)
-    training = mixed_texts(n_stories, TRAIN_SEED)
+    training = mixed_texts(n_stories, TRAIN_SEED, MADE_UP[0])
     tokenizer = Tokenizer.train(training[:20_000], vocab_size=1024)
     config = BLMConfig(vocab_size=tokenizer.vocab_size, context=160, d_model=144, n_layers=4, n_heads=4, n_kv_heads=2, d_ff=384)
     model = BLM(config)
-    windows, valid = (story_windows(tokenizer, t, config.context + 1) for t in (training, texts(500, VALID_SEED)))
-    print(f"{model.n_parameters:,} parameters, {windows.numel():,} tokens, {sum(r.steps * r.batch_size for r in ROUNDS) / len(windows):.2f} epochs")
+    valid = story_windows(tokenizer, texts(500, VALID_SEED), config.context + 1)
+    print(f"{model.n_parameters:,} parameters, {sum(r.steps * r.batch_size for r in ROUNDS) / n_stories:.2f} epochs")
     rows = []
     for i, settings in enumerate(ROUNDS):
+        windows = story_windows(tokenizer, training if i == 0 else mixed_texts(n_stories, TRAIN_SEED, MADE_UP[i]), config.context + 1)
         history = train(model, windows, settings, valid=valid, out=work / f"round-{i}")
         rows += curve(history, sum(r.steps for r in ROUNDS[:i]))
     model.eval()
@@ -73,7 +75,7 @@ def main(out: Path, n_stories: int, work: Path) -> None:
     save(model, out)
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = {"parameters": model.n_parameters, "licence": "Apache-2.0",
-              "data": f"storybook, {n_stories:,} stories of seed {TRAIN_SEED}, a third of them with made-up names", "command": f"make pretrain (tools/pretrain.py --stories {n_stories})",
+              "data": f"storybook, {n_stories:,} stories of seed {TRAIN_SEED}", "made_up_names": MADE_UP, "command": f"make pretrain (tools/pretrain.py --stories {n_stories})",
               "rounds": [asdict(settings) for settings in ROUNDS], "valid_loss": rows[-1]["valid"], "valid_data": f"storybook, 500 stories of seed {VALID_SEED}",
               "answers_right": accuracy(model, storybook(500, seed=TEST_SEED)), "answers_right_new_names": accuracy(model, storybook(500, seed=TEST_SEED, held_out=True)),
               "answers_data": f"storybook, 500 stories of seed {TEST_SEED}"}
