@@ -22,8 +22,8 @@ from multiformer.tokenize import Tokenizer
 TRAIN_SEED, VALID_SEED, TEST_SEED = 0, 1_000_000, 2_000_000
 ROUNDS = [TrainConfig(steps=steps, lr=lr, seed=seed, batch_size=16, optimizer="muon", min_lr_ratio=0., warmup=200, schedule="linear", weight_decay=0.1,
                       bf16=True, compile=True, eval_every=500, save_every=500, log_every=20)
-          for seed, (steps, lr) in enumerate([(20_000, 5e-3), (8_000, 2.5e-3)])]   # the second is a warm restart (Loshchilov and Hutter 2017)
-MADE_UP = [1 / 3, 1 / 20]   # the share of stories with made-up names, round by round: from many a model learns to copy any name, with few it expects the usual ones
+          for seed, (steps, lr) in enumerate([(20_000, 5e-3), (10_000, 2.5e-3), (3_000, 1.5e-3)])]   # warm restarts (Loshchilov and Hutter 2017)
+MADE_UP = [1 / 3, 1 / 3, 1 / 10]   # the share of stories with made-up names, round by round: from many a model learns to copy any name, with few it expects the usual ones
 
 
 def texts(n: int, seed: int) -> list[str]:

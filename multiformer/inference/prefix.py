@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from ..cells.hooks import hook_points
 from .cache import KVCache
 
 # %% ../../nbs/inference/00a_prefix_cache.ipynb #84f8fd13
@@ -33,9 +34,10 @@ class PrefixCache:
         return sum(cache.nbytes for cache in self.entries.values())
 
     def check_weights(self) -> None:
-        "Forget all if the weights have changed, or adapters were switched on or off. A change by `intervene` is not noticed."
+        "Forget all if the weights have changed, adapters were switched on or off, or other functions hang at the hook points."
         weights = [(id(weight), weight._version, weight.dtype, weight.sum(dtype=torch.float64).item()) for weight in chain(self.model.parameters(), self.model.buffers())]   # fused optimizers leave the version alone
-        state = [*weights, *(getattr(module, "enabled", True) for module in self.model.modules())]
+        hooks = [(name, *point.fns) for name, point in hook_points(self.model).items() if point.active]
+        state = [*weights, *hooks, *(getattr(module, "enabled", True) for module in self.model.modules())]
         if state != self.state: self.entries, self.state = {}, state
 
     def take(self, tokens: Int[Tensor, "1 t"], length: int) -> KVCache:  # length: of prompt and continuation
