@@ -12,6 +12,9 @@ from random import Random
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import walkthrough  # noqa: E402
+
 HOSTILE = '</script><img src=x onerror="document.title=1">&amp; <b>bold</b> ünïcödé 漢字 👩‍🚀 \x00\u202e'
 WORDS = "the cat sat on a mat and saw a big red dog run to the house".split()
 
@@ -131,6 +134,19 @@ def test_hostile_text_is_text(page):
     assert [tag for tag, _ in parsed.elements].count("b") == 5   # those of the five figures at the top
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    "A function that calls the command in this process, which must refuse, and returns what it said."
+    def call(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["walkthrough", *map(str, arguments)])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert walkthrough.main() == 2
+        return capsys.readouterr().err
+
+    return call
+
+
 @pytest.mark.parametrize("corpus, complaint", [
     ("no_such_corpus", "no built-in source, there is no file or folder of that name"),
     ("no_such_file.txt", "there is no file or folder 'no_such_file.txt'"),
@@ -139,18 +155,21 @@ def test_hostile_text_is_text(page):
     ("SMALL", "has 11 characters; at least 3,000 are needed"),
     ("BINARY", "is no UTF-8 text"),
 ])
-def test_unusable_corpus_is_refused_before_any_work(corpus, complaint, tmp_path):
+def test_unusable_corpus_is_refused_before_any_work(corpus, complaint, tmp_path, refused):
     for name, content in {"EMPTY": b"", "SMALL": b"hello world", "BINARY": b"\xff\xfe\x00" * 2000}.items(): (tmp_path / name).write_bytes(content)
     corpus = str(tmp_path / corpus) if corpus.isupper() else corpus
-    done = run("--corpus", corpus, "--out", tmp_path / "out")
-    assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
+    assert complaint in refused("--corpus", corpus, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_unusable_folder_is_refused(tmp_path):
+def test_unusable_folder_is_refused(tmp_path, refused):
     (tmp_path / "out").write_text("a file")
-    done = run("--corpus", "storybook", "--out", tmp_path / "out")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "out" in refused("--corpus", "storybook", "--out", tmp_path / "out")
+
+
+def test_a_refusal_is_one_line(tmp_path):
+    done = run("--corpus", tmp_path / "gone.txt", "--out", tmp_path / "out")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("walkthrough: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
