@@ -19,7 +19,7 @@ help:
 	@echo "make docs         build the website into _docs/"
 	@echo "make export       clean the notebooks, export the package, write README.md"
 	@echo "make outputs      run notebooks and store their outputs: NB='nbs/anatomy/00_hooks.ipynb ...'"
-	@echo "make pretrain     train the model that the package ships: 28,000 steps, more than an hour on two cores"
+	@echo "make pretrain     train the model that the package ships: 33,000 steps, more than an hour on two cores"
 	@echo "make bench        run every benchmark"
 	@echo "make clean        remove what was built (not .venv)"
 
