@@ -16,7 +16,7 @@ from multiformer.optimization.checkpoint import find_checkpoints, read_state
 
 STEPS, KILLS = 150, 20
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["multiformer.optimization.trainer"])   # torch is imported once, and forked
+FORKS.set_forkserver_preload(["multiformer.optimization.trainer", "multiformer.cells.residual", "multiformer.cells.attention", "multiformer.cells.feedforward"])   # torch is imported once, and forked
 
 
 def run(out, size_limit=None):
@@ -56,7 +56,7 @@ def start(out, size_limit=None):
 def wait_for(out, process, after):
     "Wait until a checkpoint past step `after` is there."
     while process.is_alive() and not any(int(path.name[5:]) > after for path in find_checkpoints(out)):
-        time.sleep(.001)
+        time.sleep(.005)
 
 
 def finish(out, size_limit=None):

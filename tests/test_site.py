@@ -145,10 +145,10 @@ def address(built, site):
 
 
 @contextmanager
-def visitor(browser, address):
+def visitor(browser, address, width=1280, height=900):
     "Opens a page of the site; whatever the browser complains about or asks elsewhere for is an error in the end."
     complaints = []
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": width, "height": height})
     context.set_default_timeout(10_000)
     page = context.new_page()
     page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(f"console: {message.text}"))
@@ -192,25 +192,21 @@ def first_page_with(site, text):
 LOOK = """(() => {
   const flat = [...document.querySelectorAll("mfrac")].map((f) => [...f.children].map((c) => c.getBoundingClientRect()))
     .filter(([over, under]) => !(over.height > 0 && over.bottom <= under.top + 1)).length;
+  const wider = ["html", "main"].filter((part) => {   // what is wider scrolls in a box of its own
+    const e = document.querySelector(part);
+    return e.scrollWidth > e.clientWidth;
+  });
   const maths = [...document.querySelectorAll(".math")];
   return { title: document.querySelector("h1").innerText.trim(), broken: [...document.images].filter((i) => !i.naturalWidth).length,
-           maths: maths.length, raw: maths.filter((m) => !m.querySelector("math") || m.innerText.includes("\\\\")).length, flat };
+           maths: maths.length, raw: maths.filter((m) => !m.querySelector("math") || m.innerText.includes("\\\\")).length, flat, wider };
 })()"""
-WIDER = "['html', 'main'].filter((part) => { const e = document.querySelector(part); return e.scrollWidth > e.clientWidth; })"
 
 
 @pytest.fixture(scope="module")
 def tour(browser, address, site):
-    "What a visitor meets on every page, and what is too wide for a phone."
-    met = {}
-    with visitor(browser, address) as go:
-        for name in html_pages(site):
-            page = go(name)
-            met[name] = page.evaluate(LOOK)
-            page.set_viewport_size({"width": 390, "height": 844})
-            met[name]["wider"] = page.evaluate(WIDER)   # what is wider scrolls in a box of its own
-            page.set_viewport_size({"width": 1280, "height": 900})
-    return met
+    "What a visitor with a phone meets on every page."
+    with visitor(browser, address, 390, 844) as go:
+        return {name: go(name).evaluate(LOOK) for name in html_pages(site)}
 
 
 def test_every_page_loads_by_itself(tour):
