@@ -66,16 +66,19 @@ def test_slider_shows_the_frame(page, film):
 
 
 def test_play_runs_to_the_end_and_stops(page, film):
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)                         # time goes on only where we say so
     button = page.get_by_role("button", name="Play")
     button.click()
     says(page, film, 0, 3)                            # from the end it starts over
     assert page.get_by_role("status").get_attribute("aria-live") == "off"
-    page.get_by_role("button", name="Play").wait_for(timeout=5000)
+    page.clock.run_for(5000)
+    assert button.is_visible()
     says(page, film, 2, 3)
     assert page.get_by_role("status").get_attribute("aria-live") == "polite"
     button.click()
     page.get_by_role("button", name="Pause").click()
-    page.wait_for_timeout(600)
+    page.clock.run_for(5000)
     says(page, film, 0, 3)                            # it stands still
 
 
