@@ -254,8 +254,8 @@ def encode_chat(tokenizer: Tokenizer,
     names = list(tokenizer.special_tokens)
     if missing := [name for name in control_names(template) if name not in names]:
         raise ValueError(f"the template writes {', '.join(missing)}, which the vocabulary lacks; tokenizer.add_special adds them, and the model needs a row for each")
-    begins, ends = (next((name for name, id in tokenizer.special_tokens.items() if [id] == part), "") for part in (tokenizer.start, [tokenizer.eos_id]))
-    variables = {"bos_token": begins, "eos_token": ends}
+    name = {id: name for name, id in tokenizer.special_tokens.items()}
+    variables = {"bos_token": "".join(map(name.get, tokenizer.start)), "eos_token": name.get(tokenizer.eos_id, "")}
     text, answers, control = fill_shielded(messages, template, add_generation_prompt, variables, names)
     chat = Chat(text, chat_tokens(tokenizer, text, answers or prefix_answers(messages, template, variables), control))
     if not (any(chat.mask) or add_generation_prompt): raise ValueError("the mask is all zero: there is no answer to learn in this conversation")

@@ -79,6 +79,9 @@ class HarnessMethods:
     def eot_token_id(self) -> int: return self.tokens.eos_id
 
     @property
+    def prefix_token_id(self) -> int: return self.tokens.start[0]  # where a question has no context
+
+    @property
     def tokenizer_name(self) -> str: return f"multiformer-{self.tokens.vocab_size}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:

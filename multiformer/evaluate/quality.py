@@ -77,7 +77,7 @@ def write_samples(model: nn.Module,           # with a tokenizer that has an end
     tokenizer = model.tokenizer
     if n < 1: raise ValueError(f"n={n}; expected at least 1 text")
     if tokenizer is None or tokenizer.eos_id is None: raise ValueError("texts begin and end with an end-of-text token: the model needs a tokenizer that has one")
-    start = torch.full((n, 1), tokenizer.eos_id, device=model.device)
+    start = torch.tensor([tokenizer.start] * n, device=model.device)
     rows = generate(model, start, model.config.context - 1 if max_new_tokens is None else max_new_tokens, seed=seed, eos_id=tokenizer.eos_id, **sampling)[:, 1:].tolist()
     return [tokenizer.decode(row[:row.index(tokenizer.eos_id)] if tokenizer.eos_id in row else row) for row in rows]
 
