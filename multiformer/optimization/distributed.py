@@ -8,6 +8,7 @@ __all__ = ['STRATEGIES', 'launch_ranks', 'check_ranks', 'shard_blocks', 'copy_mo
            'read_run', 'train_distributed', 'rank_bytes']
 
 # %% ../../nbs/optimization/10_distributed.ipynb #a4343df7
+import gc
 import os
 import signal
 import threading
@@ -45,6 +46,7 @@ def launch_ranks(function: Callable,  # runs once on each rank
     if torch.cuda.is_initialized(): raise RuntimeError("the GPU has been used in this process, which therefore can't be forked: start a script with torchrun")
     failures = get_context("fork").SimpleQueue()
     def run():
+        gc.freeze()               # what this process has left is not for the rank to clear away: some of it waits for its threads
         torch.set_num_threads(1)  # a fork inherits no threads, and waits for them for ever
         try: return function(*args)
         except Exception as error:
