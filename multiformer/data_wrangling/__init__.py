@@ -26,6 +26,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "packing": ["Packed", "pack"],
     "plans": ["PlanReport", "best_fit", "first_fit"],
     "shards": ["Ids", "TokenShards", "write_shards"],
-    "streaming": ["ShardWindows", "TextWindows", "TokenStream", "dataset_texts"],
+    "streaming": ["DocumentWindows", "ShardWindows", "TextWindows", "TokenStream", "dataset_texts"],
     "chat": ["Chat", "encode_chat", "render"],
     "instructions": ["ChatBatch", "Question", "collate", "story_questions", "tinystories_messages", "to_messages"]})

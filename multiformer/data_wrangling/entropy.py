@@ -306,11 +306,12 @@ def entropy_floor(texts: Iterable[str],
 
 # %% ../../nbs/data-prep/20_entropy_floor.ipynb #1137f5e5
 def cast_of(text: str) -> dict[str, list[str]]:
-    "The known names, and the words of `text` that look like made-up ones."
+    "The known names, and the words of `text` that are spelled like made-up ones."
     known = {kind: [*NAMES[kind], *HELD_OUT[kind]] for kind in NAMES}
-    usual = {word for phrases in PHRASES.values() for phrase in phrases for word in units(phrase)} | {name for names in known.values() for name in names} | {"He", "She", "The"}
+    usual = {word.title() for phrases in PHRASES.values() for phrase in phrases for word in units(phrase)} | {name for names in known.values() for name in names}
     new = [word for word in dict.fromkeys(units(text)) if word.istitle() and word not in usual]
-    return {kind: names + [word for word in new if word.endswith(tuple(SYLLABLES[kind]))] for kind, names in known.items()}
+    spelling = {kind: "".join(f"({'|'.join(SYLLABLES[part])})" for part in ("first", "vowel", "middle", kind)) for kind in known}
+    return {kind: names + [word for word in new if re.fullmatch(spelling[kind], word, re.IGNORECASE)] for kind, names in known.items()}
 
 # %% ../../nbs/data-prep/20_entropy_floor.ipynb #f9a1fa76
 def parse(text: str) -> Story:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['epoch_order', 'ShardWindows', 'exit_with_parent', 'Part', 'TokenStream', 'token_blocks', 'TextWindows',
-           'dataset_texts']
+           'dataset_texts', 'DocumentWindows']
 
 # %% ../../nbs/data-prep/16_stream.ipynb #18c1225e
 import json
@@ -186,3 +186,18 @@ def dataset_texts(dataset,              # of `datasets`, streaming or not
                  ) -> Iterator[str]:
     "All texts from the front, in a `DataLoader`'s worker as well."
     for rows in dataset.iter(batch_size=64): yield from rows[column]
+
+# %% ../../nbs/data-prep/16_stream.ipynb #7843a8ed
+class DocumentWindows:
+    "Windows of `source`, a `ShardWindows` or `TextWindows`, with the number of each token's document in its window: arrays (b, 2, t), which no attention crosses. Raises `ValueError` for a token outside the vocabulary."
+    def __init__(self, source, end: int):  # the token that ends each document
+        if not 0 <= end < source.vocab_size: raise ValueError(f"end = {end} lies outside the vocabulary of {source.vocab_size} tokens")
+        self.source, self.end, self.lanes, self.vocab_size = source, end, source.lanes, source.vocab_size
+
+    def describe(self) -> dict: return {**self.source.describe(), "end": self.end}
+
+    def read(self, first: int, step: int, size: int, seed: int, states: dict) -> Iterator[tuple[Int[np.ndarray, "size 2 length"], dict]]:
+        "As `source` reads."
+        for tokens, state in self.source.read(first, step, size, seed, states):
+            ends = tokens == self.end
+            yield np.stack((tokens, ends.cumsum(1) - ends), 1), state
