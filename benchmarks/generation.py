@@ -2,12 +2,14 @@
 
     python benchmarks/generation.py
 """
+import shutil
+
 import torch
 from timing import llama, ratio, report, side_by_side
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from multiformer.inference import generate
-from multiformer.inference.fast import FastDecoder
+from multiformer.inference.fast import CompiledDecoder, FastDecoder
 from multiformer.weights_adapter import from_hf
 
 
@@ -20,13 +22,16 @@ def gpt2() -> PreTrainedModel:
 
 
 def decoding(hf: PreTrainedModel, rows: int, new: int = 100, rounds: int = 5) -> dict[str, float]:
-    "How many times faster the model, the fast decoder, and one that is made for this text alone generate the same tokens."
+    "How many times faster the model, the fast decoder, one that is made for this text alone and, where there is a C++ compiler, a compiled one generate the same tokens."
     model = from_hf(hf)
     fast, prompt = FastDecoder(model), torch.randint(hf.config.vocab_size, (rows, 16))
     ways = {"transformers": lambda: hf.generate(prompt, max_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=None),
             "model": lambda: generate(model, prompt, new, temperature=0),
             "fast": lambda: generate(fast, prompt, new, temperature=0),
             "fast, made anew": lambda: generate(FastDecoder(model), prompt, new, temperature=0)}
+    if rows == 1 and (shutil.which("c++") or shutil.which("g++")):
+        compiled = CompiledDecoder(model)
+        ways["compiled"] = lambda: generate(compiled, prompt, new, temperature=0)
     texts = [way() for way in ways.values()]
     assert all(torch.equal(texts[0], text) for text in texts), "the greedy tokens differ"
     seconds = side_by_side(ways, rounds)
@@ -49,6 +54,7 @@ def rows() -> dict[str, tuple[float, str, float]]:
             if batch == 1: found[f"{name}, 1 row, the model itself"] = speed["model"], ">=", 1.0
             if batch == 1: found[f"{name}, 1 row, fast decoder made anew"] = speed["fast, made anew"], ">=", 1.2
             found[f"{name}, {batch} row{'s' * (batch > 1)}, fast decoder"] = speed["fast"], ">=", bound
+            if "compiled" in speed: found[f"{name}, 1 row, compiled decoder"] = speed["compiled"], ">=", bound
         found[f"{name}, reading 256 tokens"] = prefill(hf), ">=", 1.0
     return found
 

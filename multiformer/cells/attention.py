@@ -81,7 +81,7 @@ def attend(q: Float[Tensor, "b h t k"],     # of the last t positions
     t, s = q.shape[2], k.shape[2]
     explicit = hook_scores.active or hook_pattern.active or softcap is not None or sinks is not None or _kernel_is_slow(v)
     cut = window is not None and s > window
-    is_causal = causal and t == s and not (explicit or cut) and mask is None and bias is None
+    is_causal = causal and 1 < t == s and not (explicit or cut) and mask is None and bias is None
     if causal and not is_causal and (t > 1 or cut):
         rule = causal_mask(t, s, window, q.device)
         mask = rule if mask is None else rule & mask
