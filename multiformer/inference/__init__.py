@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "constrained": ["JsonSchema", "Regex"],
     "contrastive": ["contrastive_search"],
     "embeddings": ["embed_text"],
-    "fast": ["FastDecoder"],
+    "fast": ["CompiledDecoder", "FastDecoder"],
     "generation": ["StreamedToken", "choose", "column_major", "generate", "generate_steps", "generate_text", "generate_with_logits", "stream", "stream_tokens"],
     "paged": ["PagedCache"],
     "prefix": ["PrefixCache"],

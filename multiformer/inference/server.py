@@ -66,9 +66,11 @@ class SamplingRequest:
     user: str | None = None
 
     def options(self, n_prompt: int) -> dict:
-        "The sampling options of `stream_tokens`. Raises `ValueError` for a seed of more than 64 bits."
+        "The sampling options of `stream_tokens`. Raises `ValueError` for a seed of more than 64 bits, and for a penalty outside [-2, 2]."
         options = {name: value for name in ("temperature", "top_p", "top_k", "min_p", "stop", "seed") if (value := getattr(self, name)) is not None}
         if not -2 ** 63 <= options.get("seed", 0) < 2 ** 63: raise ValueError(f"seed has more than 64 bits: {self.seed}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= (getattr(self, name) or 0) <= 2: raise ValueError(f"{name} = {getattr(self, name)}; expected -2 to 2")
         penalty = CountPenalty(self.presence_penalty or 0., self.frequency_penalty or 0., start=n_prompt)
         return options | ({"processors": [penalty]} if penalty.presence or penalty.frequency else {})
 
