@@ -23,7 +23,7 @@ def hashed_tfidf(texts: Sequence[str],
     counts = np.zeros((len(texts), d), np.float32)
     for row, text in zip(counts, texts):
         np.add.at(row, [crc32(word.strip(".,;:!?\"'()").encode()) % d for word in words(text)], 1)
-    return np.log1p(counts) * np.log((1 + len(texts)) / (1 + (counts > 0).sum(0)))
+    return np.log1p(counts) * np.log(1 + len(texts) / (1 + (counts > 0).sum(0)))
 
 # %% ../../nbs/data-prep/06_same_meaning.ipynb #9e1df7c3
 def unit_vectors(texts: Sequence[str],

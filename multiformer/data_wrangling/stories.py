@@ -10,6 +10,7 @@ __all__ = ['NAMES', 'HELD_OUT', 'THINGS', 'ADJECTIVES', 'PLACES', 'INDOORS', 'SP
            'Storybook', 'storybook', 'counterfactual', 'story_pairs']
 
 # %% ../../nbs/data-prep/01_storybook.ipynb #e8a9fff0
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -455,8 +456,9 @@ SYLLABLES = {
 def made_up_cast(rng: Random,
                  size: int = 5  # names of each kind
                 ) -> dict[str, list[str]]:
-    "Names of at most 8 letters that stand in neither list."
+    "Names of at most 8 letters that stand in neither list and are no word of the sentences."
     cast, known = {"girl": [], "boy": []}, {name for lists in (NAMES, HELD_OUT) for names in lists.values() for name in names}
+    known |= {word.title() for phrases in PHRASES.values() for phrase in phrases for word in re.findall(r"\w+", phrase)}
     for kind, names in cast.items():
         while len(names) < size:
             name = "".join(draw(rng, SYLLABLES[part], 1)[0] for part in ("first", "vowel", "middle", kind)).title()

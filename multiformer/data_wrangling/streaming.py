@@ -36,7 +36,7 @@ class ShardWindows:
     lanes = None  # any number of readers may share it
     def __init__(self, shards: TokenShards,
                  length: int):  # tokens in a window
-        self.shards, self.length, self.vocab_size = shards, length, shards.vocab_size
+        self.shards, self.length, self.vocab_size, self.end = shards, length, shards.vocab_size, shards.separator
         self.n = len(shards) // length if length > 0 else 0
         if self.n == 0: raise ValueError(f"the shards hold {len(shards)} tokens; expected at least one window of length = {length}")
 
@@ -78,7 +78,7 @@ class Part(IterableDataset):
 # %% ../../nbs/data-prep/16_stream.ipynb #205a7e74
 class TokenStream(IterableDataset):
     "Endless shuffled batches, the same for any number of workers, that go on exactly where they stopped. Raises `ValueError` for numbers that make no sense."
-    def __init__(self, source,         # `ShardWindows` or `TextWindows`
+    def __init__(self, source,         # `ShardWindows` or `TextWindows`, or `DocumentWindows` of one
                  batch_size: int,      # windows in a batch
                  seed: int = 0,
                  rank: int = 0,        # this process, …
@@ -114,7 +114,8 @@ class TokenStream(IterableDataset):
 
     def load_state_dict(self, state: dict) -> None:
         "Go on from there. Raises `ValueError` for the state of a stream of other data, seed or batches."
-        changed = [f"{key} was {value!r}, is {self.describe().get(key)!r}" for key, value in state["of"].items() if self.describe().get(key) != value]
+        was, now = state["of"], self.describe()
+        changed = [f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in {**was, **now} if was.get(key) != now.get(key)]
         if changed: raise ValueError(f"this is the state of another stream: {'; '.join(changed)}")
         self.batches, self.states = state["batches"], dict(state["states"])
 
@@ -148,6 +149,7 @@ class TextWindows:
                  lanes: int = 1):                      # the most processes that can read
         if min(length, block, lanes) < 1: raise ValueError(f"length={length}, block={block}, lanes={lanes}; expected at least 1 of each")
         self.texts, self.tokenizer, self.length, self.block, self.lanes, self.vocab_size = texts, tokenizer, length, block, lanes, tokenizer.vocab_size
+        self.end = tokenizer.eos_id
 
     def describe(self) -> dict: return {"length": self.length, "block": self.block, "lanes": self.lanes, "tokenizer": fingerprint(self.tokenizer)}
 
@@ -189,12 +191,12 @@ def dataset_texts(dataset,              # of `datasets`, streaming or not
 
 # %% ../../nbs/data-prep/16_stream.ipynb #7843a8ed
 class DocumentWindows:
-    "Windows of `source`, a `ShardWindows` or `TextWindows`, with the number of each token's document in its window: arrays (b, 2, t), which no attention crosses. Raises `ValueError` for a token outside the vocabulary."
-    def __init__(self, source, end: int):  # the token that ends each document
-        if not 0 <= end < source.vocab_size: raise ValueError(f"end = {end} lies outside the vocabulary of {source.vocab_size} tokens")
-        self.source, self.end, self.lanes, self.vocab_size = source, end, source.lanes, source.vocab_size
+    "Windows of `source`, a `ShardWindows` or `TextWindows`, with the number of each token's document in its window: arrays (b, 2, t). Raises `ValueError` if no token ends its documents."
+    def __init__(self, source):
+        if source.end is None: raise ValueError("no token ends the documents of this source, so they can't be told apart")
+        self.source, self.end, self.lanes, self.vocab_size = source, source.end, source.lanes, source.vocab_size
 
-    def describe(self) -> dict: return {**self.source.describe(), "end": self.end}
+    def describe(self) -> dict: return {**self.source.describe(), "documents": True}
 
     def read(self, first: int, step: int, size: int, seed: int, states: dict) -> Iterator[tuple[Int[np.ndarray, "size 2 length"], dict]]:
         "As `source` reads."

@@ -23,11 +23,12 @@ def continuation_scores(model: nn.Module,                # with its tokenizer
                         prompts: Sequence[str],
                         endings: Sequence[Sequence[str]] # for each prompt, the endings to choose from
                        ) -> list[Float[Tensor, "n"]]:    # log-probability of each ending, in nats
-    "log p(ending | prompt), summed over the tokens of the ending. Raises `ValueError` for an empty ending."
+    "log p(ending | prompt), summed over the tokens of the ending. Raises `ValueError` for an empty ending, or one with nothing before it."
     if any(not ending for choices in endings for ending in choices): raise ValueError("an ending is empty: there is nothing to score")
     encode, start = model.tokenizer.encode_batch, model.tokenizer.start
-    tails = [encode(choices) for choices in endings]
-    rows = [start + head + tail for head, choices in zip(encode(prompts), tails) for tail in choices]
+    heads, tails = [start + head for head in encode(prompts)], [encode(choices) for choices in endings]
+    if [] in heads: raise ValueError(f"prompt {heads.index([])} is empty, and no token of this tokenizer begins a text: the first token of an ending can't be scored")
+    rows = [head + tail for head, choices in zip(heads, tails) for tail in choices]
     scores = iter(token_log_probs(model, rows))
     return [stack([next(scores)[-len(tail):].sum() for tail in choices]) for choices in tails]
 

@@ -34,10 +34,11 @@ def window_spans(n: int,       # tokens in the text
 def token_rows(model: nn.Module,                       # with its tokenizer, unless the texts are token rows already
                texts: Iterable[str] | Iterable[Sequence[int]]
               ) -> list[list[int]]:
-    "The tokens of each text after the tokenizer's `start`; token rows stay as they are. Raises `ValueError` for nothing, one string, or no tokenizer."
+    "The tokens of each text after the tokenizer's `start`; token rows stay as they are. Raises `ValueError` for nothing, one string, texts among token rows, or no tokenizer."
     if isinstance(texts, str): raise ValueError("texts is a single string; expected a list of strings")
     texts = list(texts)
     if not texts: raise ValueError("there is nothing to score: no texts")
+    if len({isinstance(text, str) for text in texts}) > 1: raise ValueError("some of the texts are strings and others rows of tokens; expected one kind")
     if not isinstance(texts[0], str): return [[int(token) for token in row] for row in texts]
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None: raise ValueError("the model has no tokenizer; set model.tokenizer or give rows of tokens")

@@ -30,7 +30,7 @@ class Example:
 
 # %% ../../nbs/fine-tune/00_causal.ipynb #41f48cc2
 def encode_example(tokenizer: Tokenizer, example: Example | Question | Chat) -> tuple[list[int], list[int]]:
-    "Tokens of one example and their labels, -100 outside the answers. A `Chat` brings both along; others stand between ends of text. Raises `ValueError` if there is nothing to learn."
+    "Tokens of one example and their labels, -100 outside the answers. A `Chat` brings both along; others stand behind what begins a text, and before its end. Raises `ValueError` if there is nothing to learn."
     if isinstance(example, Chat): tokens, mask = example.ids, example.mask
     else:
         end = [tokenizer.eos_id] * (tokenizer.eos_id is not None)

@@ -34,14 +34,15 @@ def pool(x: Float[Tensor, "b t d"],
 
 # %% ../../nbs/fine-tune/01_classify.ipynb #d700ce4c
 class Classifier(nn.Module):
-    "A linear head on the pooled features of a model's final norm. Raises `ValueError` for fewer than 2 classes or an unknown pooling."
-    def __init__(self, model: Model,        # with its tokenizer
+    "A linear head on the pooled features of a decoder's final norm. Raises `ValueError` for fewer than 2 classes, an unknown pooling, or an encoder."
+    def __init__(self, model: Model,        # a decoder, with its tokenizer
                  n_classes: int,
                  pooling: str = "last"      # 'last' or 'mean'
                 ):
         super().__init__()
         if n_classes < 2: raise ValueError(f"n_classes={n_classes}; expected at least 2")
         if pooling not in ("mean", "last"): raise ValueError(f"pooling={pooling!r}; expected 'mean' or 'last'")
+        if not getattr(model, "causal", True): raise ValueError(f"a {type(model).__name__} sees the whole row, padding included; expected a decoder, to which nothing behind a text matters")
         self.model, self.pooling = model, pooling
         self.head = nn.Linear(model.config.d_model, n_classes).to(model.ln_final.weight)   # its type and device
         nn.init.zeros_(self.head.weight)

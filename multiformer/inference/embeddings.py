@@ -22,7 +22,7 @@ from ..models.encoder import Encoder, embed_texts, mean_pool
 @torch.no_grad()
 def embed_text(model: Model,                # with its tokenizer
                texts: Sequence[str],
-               pooling: str = "mean",       # over the tokens, or 'last': the last token's vector
+               pooling: str = "mean",       # over the text's tokens, or 'last': the last token's vector
                batch_size: int = 64
               ) -> Float[Tensor, "n d"]:    # of length one
     "A vector for each text. Raises `ValueError` for no texts, an empty or too long one, another pooling, or a model without tokenizer; an encoder pools as `embed_texts` does, by the mean."
@@ -32,12 +32,13 @@ def embed_text(model: Model,                # with its tokenizer
         if pooling == "last": raise ValueError("the last token of an encoder is no summary: each sees the whole text; expected pooling='mean'")
         return embed_texts(model, texts, batch_size)
     if (tokenizer := model.tokenizer) is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`")
-    rows, context, vectors = [torch.tensor(ids) for ids in tokenizer.encode_batch(texts)], model.config.context, []
+    before, context, vectors = len(tokenizer.start), model.config.context, []
+    rows = [torch.tensor(tokenizer.start + ids) for ids in tokenizer.encode_batch(texts)]
     for i, row in enumerate(rows):
-        if not 0 < len(row) <= context: raise ValueError(f"text {i} has {len(row)} tokens; expected 1 to {context}")
+        if not before < len(row) <= context: raise ValueError(f"text {i} has {len(row) - before} tokens; expected 1 to {context - before}")
     for batch in (rows[start:start + batch_size] for start in range(0, len(rows), batch_size)):
         tokens, real = (pad_sequence(list(part), batch_first=True).to(model.device) for part in (batch, map(lambda row: torch.ones_like(row, dtype=torch.bool), batch)))
         with record(model, "ln_final.hook_normalized") as acts: model(tokens)
         x = acts["ln_final.hook_normalized"]
-        vectors.append(mean_pool(x, real) if pooling == "mean" else x[torch.arange(len(x)), real.sum(1) - 1])
+        vectors.append(mean_pool(x[:, before:], real[:, before:]) if pooling == "mean" else x[torch.arange(len(x)), real.sum(1) - 1])
     return F.normalize(torch.cat(vectors), dim=-1)

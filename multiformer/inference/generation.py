@@ -80,18 +80,15 @@ def generate_with_logits(model: nn.Module,
     check_generation(model, tokens, max_new_tokens, processors, **sampling)
     generator = torch.Generator(tokens.device).manual_seed(torch.Generator().seed() if seed is None else seed)
     past = open_cache(model, tokens, tokens.shape[1] + max_new_tokens, cache)
-    done = None if eos_id is None else torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    if eos_id is not None: processors = [*processors, lambda _, scores: scores.masked_fill(done[:, None], 0.)]   # what has ended may have no token left that is allowed
+    eos, done = -1 if eos_id is None else eos_id, torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    ended = [] if eos_id is None else [lambda _, scores: scores.masked_fill(done[:, None], 0.)]   # such a row may have no token left that is allowed
     try:
         with column_major(model):
             for _ in range(max_new_tokens):
                 logits = model(tokens)[:, -1] if past is None else prefill(model, tokens, past, prefill_chunk)
-                chosen = choose(logits, tokens, processors, generator, **sampling)
-                if eos_id is not None:
-                    chosen = chosen.masked_fill(done, eos_id)
-                    done |= chosen == eos_id
+                chosen = choose(logits, tokens, [*processors, *ended], generator, **sampling).masked_fill(done, eos)
                 yield chosen, logits
-                if eos_id is not None and done.all(): return
+                if (done := done | (chosen == eos)).all(): return
                 tokens = torch.cat((tokens, chosen[:, None]), 1)
     finally:
         if hasattr(cache, "remember"): cache.remember(tokens, past)

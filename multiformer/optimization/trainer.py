@@ -128,7 +128,9 @@ def next_token_loss(model: nn.Module,             # tokens -> logits
     return token_loss(logits.flatten(0, 1).float(), next_tokens(windows).flatten(), z_loss, label_smoothing)
 
 # %% ../../nbs/optimization/02_trainer.ipynb #13bc0fa3
-def check_windows(model: nn.Module, windows: Int[Tensor, "n t"] | Int[Tensor, "n 2 t"]) -> None:
+def check_windows(model: nn.Module, windows: Int[Tensor, "n t"] | Int[Tensor, "n 2 t"],
+                  batch: bool = False  # one of many, which may have nothing to predict
+                 ) -> None:
     "Raise `ValueError` unless `windows` is a table of tokens that `model` can learn from."
     if windows.numel() == 0: raise ValueError(f"there is nothing to learn from: the windows have shape {tuple(windows.shape)}")
     tokens = windows[:, 0] if windows.ndim == 3 and windows.shape[1] == 2 else windows
@@ -138,7 +140,7 @@ def check_windows(model: nn.Module, windows: Int[Tensor, "n t"] | Int[Tensor, "n
     if t - 1 > c.context: raise ValueError(f"windows of {t} tokens are too long: the model reads {c.context}, so a window may have {c.context + 1}")
     low, high = (int(value) for value in tokens.aminmax())
     if low < 0 or high >= c.vocab_size: raise ValueError(f"token {low if low < 0 else high} lies outside the vocabulary of {c.vocab_size} tokens")
-    if not (next_tokens(windows) >= 0).any(): raise ValueError("there is nothing to predict: no token continues the document of the one before it")
+    if not batch and not (next_tokens(windows) >= 0).any(): raise ValueError("there is nothing to predict: no token continues the document of the one before it")
 
 # %% ../../nbs/optimization/02_trainer.ipynb #7ca05fe6
 def shuffled(n: int,         # windows in the data
@@ -272,7 +274,7 @@ def next_batch(source, batches: Iterator[Int[Tensor, "b t"]], model: nn.Module,
     "The next of `batches`, which `source` gives. Raises `ValueError` if a stream gives what `model` can't learn from."
     if isinstance(source, WindowTable): source.batch_size = size
     batch = next(batches)
-    if not isinstance(source, WindowTable): check_windows(model, batch)
+    if not isinstance(source, WindowTable): check_windows(model, batch, batch=True)
     return batch
 
 # %% ../../nbs/optimization/02_trainer.ipynb #64ac4f1f

@@ -91,7 +91,7 @@ class Vocabulary:
     @property
     def start(self) -> list[int]:
         "What a model reads before a text: the token that begins one where the vocabulary has it, else the one that ends the document before, else nothing."
-        begins = next((self.special_tokens[t] for t in ("<|begin_of_text|>", "<|bos|>", "<s>", "<bos>") if t in self.special_tokens), self.eos_id)
+        begins = next((self.special_tokens[t] for t in ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<s>", "<bos>") if t in self.special_tokens), self.eos_id)
         return [] if begins is None else [begins]
 
     @property
@@ -166,8 +166,6 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     return texts
 
 # %% ../../nbs/data-prep/02_tokenizer.ipynb #224cc633
-PORTION = 1_000_000   # characters that are encoded at once
-
 def joint(backend: Backend) -> str | None:
     "What is left of the space at which a long text may be cut without another id: the space itself, nothing, or None: it may not be cut."
     described = json.loads(backend.to_str())
@@ -177,6 +175,9 @@ def joint(backend: Backend) -> str | None:
     if any(step.get("type") == "BertPreTokenizer" or step.get("use_regex") for step in cuts) and changes <= {None, "NFC", "NFKC", "Lowercase", "BertNormalizer"}: return " "
     if "Prepend" in changes and cuts[-1].get("pattern") == {"String": "▁"} and cuts[-1].get("behavior") == "MergedWithNext": return ""
     return None
+
+# %% ../../nbs/data-prep/02_tokenizer.ipynb #7b47abfb
+PORTION = 1_000_000   # characters that are encoded at once
 
 # %% ../../nbs/data-prep/02_tokenizer.ipynb #82095ba4
 def portions(backend: Backend, text: str,
@@ -331,6 +332,6 @@ class Tokenizer(Codec):
         "A `PreTrainedTokenizerFast` with the same ids. Like all of that class it takes special tokens in a text for control tokens."
         from transformers import PreTrainedTokenizerFast
         names = {id: name for name, id in self.special_tokens.items()}
-        ends = {} if self.eos_id is None else {"eos_token": names[self.eos_id], "bos_token": names[self.start[0]]}
+        ends = {name: names[id] for name, id in (("eos_token", self.eos_id), ("bos_token", next(iter(self.start), None))) if id is not None}
         pad = {"pad_token": names[self.pad_id]} if self.pad_id in names else {}
         return PreTrainedTokenizerFast(tokenizer_object=Backend.from_str(self.backend.to_str()), clean_up_tokenization_spaces=False, **ends, **pad)

@@ -313,7 +313,7 @@ def tokenizer_to_hf(tokenizer: Tokenizer,
                     context: int  # tokens that the model can take
                    ) -> None:
     "Write `tokenizer.json` and `tokenizer_config.json`, as `AutoTokenizer` reads them."
-    ends = {} if tokenizer.eos_id is None else {"eos_token": tokenizer.token(tokenizer.eos_id), "bos_token": tokenizer.token(*tokenizer.start)}
+    ends = {name: tokenizer.token(id) for name, id in (("eos_token", tokenizer.eos_id), ("bos_token", next(iter(tokenizer.start), None))) if id is not None}
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "clean_up_tokenization_spaces": False, **ends}
     tokenizer.save(Path(folder) / "tokenizer.json")
     write_atomically(Path(folder) / "tokenizer_config.json", lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))
