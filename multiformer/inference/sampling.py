@@ -84,6 +84,6 @@ def sample(logits: Float[Tensor, "b v"],
     "Choose one token for each row. Raises `ValueError` as `distribution` does."
     if 0 <= temperature < 1e-30:   # a sure choice uses up no chance, and needs no shares
         check_sampling(temperature, **cuts)
-        highest(logits)
+        highest(logits := logits.float())
         return logits.argmax(-1)
     return torch.multinomial(distribution(logits, temperature, **cuts), 1, generator=generator).squeeze(-1)
