@@ -1,6 +1,6 @@
 """Validation loss of a character model on tinyshakespeare after 2,000 steps at the size of nanoGPT's run for CPUs, with Muon and with AdamW.
 
-    OMP_NUM_THREADS=1 python benchmarks/shakespeare.py tinyshakespeare.txt [--optimizer muon] [--lr 0.01] [--seeds 0 1 2] [--steps 2000]
+    OMP_NUM_THREADS=1 python benchmarks/shakespeare.py tinyshakespeare.txt [--optimizer muon] [--lr 0.007] [--seeds 0 1 2] [--steps 2000]
 """
 import argparse
 from pathlib import Path
@@ -46,7 +46,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--lr", type=float, default=7e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
     given = parser.parse_args()
