@@ -152,10 +152,9 @@ def distinct(values: np.ndarray) -> np.ndarray: # sorted
 # %% ../../nbs/data-prep/04_near_duplicates.ipynb #509b16c0
 def bucket_pairs(signatures: UInt32[np.ndarray, "k bands*rows"],
                  bands: int,
-                 whole: int = 1024, # texts in the largest bucket of which all pairs are taken
-                 first: int = 64    # in larger ones, each text is paired with at most so many that come before it
+                 first: int = 64 # in a bucket, each text is paired with at most so many that come before it
                 ) -> Int64[np.ndarray, "p 2"]:
-    "`candidate_pairs` on arrays, fewer in a crowd."
+    "`candidate_pairs` on arrays, at most `first` a text and bucket."
     k = len(signatures)
     found, position = np.empty(0, np.int64), np.arange(k)
     for band in np.split(signatures.astype(np.uint64), bands, axis=1):
@@ -163,11 +162,10 @@ def bucket_pairs(signatures: UInt32[np.ndarray, "k bands*rows"],
         for column in band.T[1:]: key = (key * np.uint64(0x9E3779B97F4A7C15)) ^ column
         order = np.argsort(key, kind="stable")
         new = np.r_[True, np.diff(key[order]) != 0]
-        starts = np.flatnonzero(new)
-        sizes = np.diff(np.r_[starts, k])
-        start, bound, pairs = np.repeat(starts, sizes), np.repeat(np.where(sizes > whole, np.minimum(first, sizes), sizes), sizes), []
-        for leader in range(bound.max()):
-            later = np.flatnonzero((position - start > leader) & (bound > leader))
+        start = np.maximum.accumulate(np.where(new, position, 0))
+        pairs = []
+        for leader in range(min(first, int((position - start).max()))):
+            later = np.flatnonzero(position - start > leader)
             pairs.append(order[start[later] + leader] * k + order[later])
         found = distinct(np.concatenate([found, *pairs]))
     return np.stack([found // k, found % k], axis=1)
