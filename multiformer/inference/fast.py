@@ -157,14 +157,17 @@ class Slot(NamedTuple):
 
 # %% ../../nbs/inference/05_fast_decoding.ipynb #b616262a
 class CompiledDecoder(FastDecoder):
-    "A `FastDecoder` whose step of one token is compiled when it is made, in part of a minute, and once more at the first batch of several rows. It takes a C++ compiler."
+    "A `FastDecoder` whose step of one token is compiled when it is made, in part of a minute, and once more at the first batch of several rows. It takes a C++ compiler. Raises `RuntimeError` if that changes the logits."
     @torch.no_grad()
     def __init__(self, model: nn.Module,
                  backend: str = "inductor"):  # of `torch.compile`; eager: traced only, without a compiler
         super().__init__(model)
         self.compiled = torch.compile(self.step, dynamic=True, backend=backend)
-        tokens, cache = torch.zeros(2, 1, 1, dtype=torch.long, device=self.device), KVCache(self, 1, min(7, self.config.context))   # torch takes sizes that are equal here for always equal, and few are 7
-        for token in tokens[:self.config.context]: self(token, cache)
+        cache = KVCache(self, 1, min(7, self.config.context))   # torch takes sizes that are equal here for always equal, and few are 7
+        tokens = torch.zeros(1, min(2, self.config.context), dtype=torch.long, device=self.device)
+        for token in tokens.split(1, 1): read = self(token, cache)
+        expected = super().forward(tokens)[:, -1:]
+        if not torch.allclose(read, expected, rtol=0, atol=1e-3 * expected.abs().nan_to_num(0, 0).max().item(), equal_nan=True): raise RuntimeError(f"the {backend} backend computes other logits than the step that it was given")
 
     def step(self, x: Float[Tensor, "b 1 d"], place: Int[Tensor, "1"], end: int, keys: list[Tensor], values: list[Tensor]) -> Float[Tensor, "b 1 v"]:
         return self.read(x, place, [Slot(*kept, place, end) for kept in zip(keys, values)])

@@ -89,10 +89,14 @@ class Vocabulary:
         return next((self.special_tokens[t] for t in ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>") if t in self.special_tokens), None)
 
     @property
+    def bos_id(self) -> int | None:
+        "The id that a text begins behind: that of a token for it, else the end of the document before, or None."
+        return next((self.special_tokens[t] for t in ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<s>", "<bos>") if t in self.special_tokens), self.eos_id)
+
+    @property
     def start(self) -> list[int]:
-        "What a model reads before a text: the token that begins one where the vocabulary has it, else the one that ends the document before, else nothing."
-        begins = next((self.special_tokens[t] for t in ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<s>", "<bos>") if t in self.special_tokens), self.eos_id)
-        return [] if begins is None else [begins]
+        "What a model reads before a text: `bos_id`, or nothing."
+        return [] if self.bos_id is None else [self.bos_id]
 
     @property
     def pad_id(self) -> int:
@@ -332,6 +336,6 @@ class Tokenizer(Codec):
         "A `PreTrainedTokenizerFast` with the same ids. Like all of that class it takes special tokens in a text for control tokens."
         from transformers import PreTrainedTokenizerFast
         names = {id: name for name, id in self.special_tokens.items()}
-        ends = {name: names[id] for name, id in (("eos_token", self.eos_id), ("bos_token", next(iter(self.start), None))) if id is not None}
+        ends = {name: names[id] for name, id in (("eos_token", self.eos_id), ("bos_token", self.bos_id)) if id is not None}
         pad = {"pad_token": names[self.pad_id]} if self.pad_id in names else {}
         return PreTrainedTokenizerFast(tokenizer_object=Backend.from_str(self.backend.to_str()), clean_up_tokenization_spaces=False, **ends, **pad)

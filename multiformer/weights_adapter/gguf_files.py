@@ -162,7 +162,7 @@ def tokenizer_to_gguf(tokenizer: Tokenizer,
             "tokenizer.ggml.tokens": [pieces.get(i, f"[PAD{i}]") for i in range(vocab_size)],
             "tokenizer.ggml.token_type": [int(kinds.get(i, TokenType.UNUSED)) for i in range(vocab_size)],
             "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
-            "tokenizer.ggml.bos_token_id": tokenizer.start[0], "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": True}
+            "tokenizer.ggml.bos_token_id": tokenizer.bos_id, "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": True}
 
 # %% ../../nbs/weights_adapter/05_gguf.ipynb #4025a498
 def tokenizer_from_gguf(metadata: dict[str, object]) -> Tokenizer | None:

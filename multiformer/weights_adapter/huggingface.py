@@ -313,7 +313,7 @@ def tokenizer_to_hf(tokenizer: Tokenizer,
                     context: int  # tokens that the model can take
                    ) -> None:
     "Write `tokenizer.json` and `tokenizer_config.json`, as `AutoTokenizer` reads them."
-    ends = {name: tokenizer.token(id) for name, id in (("eos_token", tokenizer.eos_id), ("bos_token", next(iter(tokenizer.start), None))) if id is not None}
+    ends = {name: tokenizer.token(id) for name, id in (("eos_token", tokenizer.eos_id), ("bos_token", tokenizer.bos_id)) if id is not None}
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "clean_up_tokenization_spaces": False, **ends}
     tokenizer.save(Path(folder) / "tokenizer.json")
     write_atomically(Path(folder) / "tokenizer_config.json", lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))
@@ -332,7 +332,7 @@ def to_hf(model: Model,
     if getattr(model, "quantization", ()): raise ValueError("packed weights have no counterpart in transformers; use `save` for this model, or write the one it was made from")
     described, head = config_to_hf(model.config, getattr(model, "origin", None)), getattr(model, "unembed", None)
     theirs = convert(stored_weights(model), families()[described["model_type"]].keys)
-    bos, eos = (None, None) if model.tokenizer is None else (next(iter(model.tokenizer.start), None), model.tokenizer.eos_id)
+    bos, eos = (None, None) if model.tokenizer is None else (model.tokenizer.bos_id, model.tokenizer.eos_id)
     described |= {"tie_word_embeddings": head is not None and head.weight is model.embed.weight, "bos_token_id": bos, "eos_token_id": eos,
                   "dtype": str(model.embed.weight.dtype).removeprefix("torch.")}
     both = SimpleNamespace(save=lambda path: tokenizer_to_hf(model.tokenizer, path.parent, model.config.context))   # the tokenizer's two files
