@@ -40,16 +40,16 @@ def compare(hf, rounds: int) -> dict:
     def hf_loss():  # labels are given already shifted, as ours are
         return hf(windows[:, :-1], labels=windows[:, :-1], shift_labels=windows[:, 1:].contiguous(), use_cache=False).loss
 
-    def our_loss(model=ours, bf16=False):
+    def our_loss(loss=next_token_loss, bf16=False):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return next_token_loss(model, windows)
+            return loss(ours, windows)
 
     with torch.no_grad():
         gap = abs(hf_loss().item() - our_loss().item())
     assert gap < 1e-4, f"the losses differ by {gap}"
     contenders = {"theirs": lambda: step(hf, hf_loss), "ours": lambda: step(ours, our_loss), "bf16": lambda: step(ours, lambda: our_loss(bf16=True))}
     if shutil.which("c++") or shutil.which("g++"):
-        compiled = torch.compile(ours)
+        compiled = torch.compile(next_token_loss)  # as the trainer does
         contenders["compiled"] = lambda: step(ours, lambda: our_loss(compiled))
     seconds = side_by_side(contenders, rounds, warmup=2)
     pair = f"{type(hf).__name__} / {type(ours).__name__}"
@@ -58,7 +58,7 @@ def compare(hf, rounds: int) -> dict:
 
 
 if __name__ == "__main__":
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     models = {"plain": llama(6), "grouped": llama(2), "gpt2": gpt2()}
     rows = {}
     for name, hf in models.items():

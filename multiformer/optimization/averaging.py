@@ -67,4 +67,6 @@ def token_loss(logits: Float[Tensor, "n v"], targets: Int[Tensor, "n"],  # a tar
     "Mean cross-entropy with both additions. Raises `ValueError` for a negative z_loss or a share outside [0, 1]."
     if z_loss < 0 or not 0 <= label_smoothing <= 1: raise ValueError(f"z_loss={z_loss} must not be negative and label_smoothing={label_smoothing} must lie in [0, 1]")
     loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    return loss + z_loss * logits.logsumexp(-1)[targets != -100].square().mean() if z_loss else loss
+    if not z_loss: return loss
+    counted = targets != -100
+    return loss + z_loss * torch.where(counted, logits.logsumexp(-1).square(), 0.).sum() / counted.sum()

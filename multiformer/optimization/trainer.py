@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_config', 'TrainConfig', 'as_table', 'next_tokens', 'next_token_loss', 'check_windows', 'shuffled',
-           'WindowTable', 'History', 'is_spike', 'note_step', 'open_source', 'training_loss', 'recomputing',
-           'next_batch', 'batch_place', 'add_gradients', 'Trainer', 'is_due', 'mean_loss', 'validated_weights',
-           'validate', 'collect_signals', 'LivePlot', 'save_run', 'resume_run', 'training', 'open_run', 'report',
-           'run_steps', 'train']
+           'WindowTable', 'History', 'is_spike', 'note_step', 'open_source', 'training_loss', 'recomputed_forwards',
+           'other_forwards', 'next_batch', 'batch_place', 'add_gradients', 'Trainer', 'is_due', 'mean_loss',
+           'validated_weights', 'validate', 'collect_signals', 'LivePlot', 'save_run', 'resume_run', 'training',
+           'open_run', 'report', 'run_steps', 'train']
 
 # %% ../../nbs/optimization/02_trainer.ipynb #44076d3f
 import json
@@ -251,21 +251,26 @@ def open_source(model: nn.Module, windows, config: TrainConfig) -> Iterable[Int[
 
 # %% ../../nbs/optimization/02_trainer.ipynb #7f56e237
 def training_loss(config: TrainConfig, loss: Callable | None) -> Callable:
-    "What a step minimizes: `loss(model, windows)`, or `next_token_loss` with the config's additions. Raises `ValueError` for both."
-    if loss is None: return partial(next_token_loss, z_loss=config.z_loss, label_smoothing=config.label_smoothing)
-    if config.z_loss or config.label_smoothing: raise ValueError("z_loss and label_smoothing belong to the loss of the next token; put them into the loss that you give")
-    return loss
+    "What a step minimizes, compiled with the model if the config wants it: `loss(model, windows)`, or `next_token_loss` with the config's additions. Raises `ValueError` for both."
+    if loss and (config.z_loss or config.label_smoothing): raise ValueError("z_loss and label_smoothing belong to the loss of the next token; put them into the loss that you give")
+    loss = loss or partial(next_token_loss, z_loss=config.z_loss, label_smoothing=config.label_smoothing)
+    return torch.compile(loss) if config.compile else loss
 
 # %% ../../nbs/optimization/02_trainer.ipynb #efe62784
+def recomputed_forwards(model: nn.Module) -> dict[Block, Callable]:
+    "For each block a forward pass that keeps no activations but computes them again on the way back (Chen et al. 2016). Raises `ValueError` if `model` has no `Block`."
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    if not blocks: raise ValueError(f"checkpoint_activations=True: {type(model).__name__} has no Block")
+    return {block: partial(checkpoint, block.forward, use_reentrant=False) for block in blocks}
+
+# %% ../../nbs/optimization/02_trainer.ipynb #f3c1a9d2
 @contextmanager
-def recomputing(model: nn.Module, wanted: bool) -> Iterator[None]:
-    "Blocks that keep no activations but compute them again in the backward pass (Chen et al. 2016). Raises `ValueError` if `model` has no `Block`."
-    blocks = [module for module in model.modules() if isinstance(module, Block)] if wanted else []
-    if wanted and not blocks: raise ValueError(f"checkpoint_activations=True: {type(model).__name__} has no Block")
-    for block in blocks: block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+def other_forwards(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
+    "Modules that compute by these functions."
+    for module, forward in forwards.items(): module.forward = forward
     try: yield
     finally:
-        for block in blocks: del block.forward
+        for module in forwards: del module.forward
 
 # %% ../../nbs/optimization/02_trainer.ipynb #e93faf64
 def next_batch(source, batches: Iterator[Int[Tensor, "b t"]], model: nn.Module,
@@ -286,7 +291,7 @@ def batch_place(source) -> dict:
 def add_gradients(trainer, batch: Int[Tensor, "b t"]) -> Float[Tensor, ""]:
     "Add up the gradients of the parts of a batch, each as heavy as it has targets; returns the mean loss."
     c, total, n = trainer.config, 0., (next_tokens(batch) >= 0).sum().clamp(min=1)
-    with recomputing(trainer.model, c.checkpoint_activations):
+    with other_forwards(trainer.recomputed):
         for part in batch.chunk(c.accumulate):
             share = (next_tokens(part) >= 0).sum() / n
             with torch.autocast(trainer.device.type, torch.bfloat16, enabled=c.bf16): loss = trainer.loss(trainer.forward, part) * share
@@ -304,7 +309,8 @@ class Trainer:
         self.source, self.valid = open_source(model, windows, config), None if valid is None else as_table(valid)
         if valid is not None: check_windows(model, self.valid)
         self.model, self.config, self.callbacks, self.optimizer = model, config, tuple(callbacks), build_optimizer(model, config)
-        self.loss, self.valid_loss, self.forward = training_loss(config, loss), loss or next_token_loss, torch.compile(model) if config.compile else model
+        self.loss, self.valid_loss, self.forward = training_loss(config, loss), loss or next_token_loss, model
+        self.recomputed = recomputed_forwards(model) if config.checkpoint_activations else {}
         self.device, self.batches, self.ema = self.parameters[0].device, iter(self.source), None if config.ema is None else EMA(model, config.ema)
         self.step, self.predictions, self.stopped, self.history, self.pending = 0, 0, False, History(), []
         self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe()}
