@@ -162,7 +162,8 @@ class CompiledDecoder(FastDecoder):
     def __init__(self, model: nn.Module,
                  backend: str = "inductor"):  # of `torch.compile`; eager: traced only, without a compiler
         super().__init__(model)
-        self.compiled = torch.compile(self.step, dynamic=True, backend=backend)
+        calls = {"cpp_wrapper": True} if backend == "inductor" and self.device.type == "cpu" else None   # made by C++, not by Python
+        self.compiled = torch.compile(self.step, dynamic=True, backend=backend, options=calls)
         cache = KVCache(self, 1, min(7, self.config.context))   # torch takes sizes that are equal here for always equal, and few are 7
         tokens = torch.zeros(1, min(2, self.config.context), dtype=torch.long, device=self.device)
         for token in tokens.split(1, 1): read = self(token, cache)
