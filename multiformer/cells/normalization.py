@@ -37,27 +37,22 @@ class LayerNorm(nn.Module):
         return y if self.bias is None else y + self.bias
 
 # %% ../../nbs/anatomy/02_normalization.ipynb #1ea2c1af
-def _inverse_rms(x, eps): return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
-
 class _RMSNorm(torch.autograd.Function):
-    "`F.rms_norm` with a shorter way back; the inverse root mean square comes along."
+    "`F.rms_norm` with a shorter way back."
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, eps):
-        r = _inverse_rms(x, eps)
-        return (x * r).mul_(weight), r
+    def forward(x, weight, eps): return F.rms_norm(x, weight.shape, weight, eps)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, weight, ctx.eps = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, weight, output[1])
+        ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx, grad, _):
-        x, weight, r = ctx.saved_tensors
-        if torch.is_grad_enabled(): r = _inverse_rms(x, ctx.eps)  # someone asks for the gradient of this gradient
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        r = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + ctx.eps).rsqrt()
         product = grad * x
         along = (product @ weight)[..., None] * r ** 3 / -x.shape[-1]
         return (grad * weight).mul_(r).addcmul_(x, along), r.flatten() @ product.flatten(0, -2), None
@@ -79,7 +74,7 @@ class RMSNorm(nn.Module):
         watched = self.hook_scale.active or self.hook_normalized.active
         if not (watched or self.zero_centered):
             short = x.requires_grad and x.dim() > 1 and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and not torch.compiler.is_compiling()
-            return _RMSNorm.apply(x, self.weight, self.eps)[0] if short else F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return _RMSNorm.apply(x, self.weight, self.eps) if short else F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = 1 + self.weight.to(wide.dtype) if self.zero_centered else self.weight
         if not watched: return F.rms_norm(wide, weight.shape, weight, self.eps).to(x.dtype)

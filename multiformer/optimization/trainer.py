@@ -309,8 +309,8 @@ class Trainer:
         self.source, self.valid = open_source(model, windows, config), None if valid is None else as_table(valid)
         if valid is not None: check_windows(model, self.valid)
         self.model, self.config, self.callbacks, self.optimizer = model, config, tuple(callbacks), build_optimizer(model, config)
-        self.loss, self.valid_loss, self.forward = training_loss(config, loss), loss or next_token_loss, model
-        self.recomputed = recomputed_forwards(model) if config.checkpoint_activations else {}
+        self.loss, self.valid_loss = training_loss(config, loss), loss or next_token_loss
+        self.forward, self.recomputed = model, recomputed_forwards(model) if config.checkpoint_activations else {}
         self.device, self.batches, self.ema = self.parameters[0].device, iter(self.source), None if config.ema is None else EMA(model, config.ema)
         self.step, self.predictions, self.stopped, self.history, self.pending = 0, 0, False, History(), []
         self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe()}
@@ -336,8 +336,7 @@ class Trainer:
         loss = add_gradients(self, self.draw())
         self.call("before_update")
         self.pending.append((loss, self.clip(), batch_place(self.source)))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(); self.optimizer.zero_grad()
         self.step += 1
         if self.ema: self.ema.update(self.model)
         if self.valid is not None and is_due(self, "eval"): validate(self)
