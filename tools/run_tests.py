@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -164,6 +165,7 @@ def run_side_by_side() -> list[Result]:
 
 def main() -> None:
     os.chdir(ROOT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a script's `make test &` starts us with Ctrl-C ignored, and our children after us
     os.environ.update(HF_HUB_OFFLINE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1",
                       PYTHONWARNINGS="ignore:resource_tracker")   # what a killed notebook left behind, said after our last line
     announce("notebooks clean, export up to date")
