@@ -1,20 +1,25 @@
 """The files that `write_gguf` makes, run by llama.cpp itself: same tokens of a text, same greedy tokens, and how far the logits are apart.
+And how fast it decodes a model of 10 million parameters in float32, turn by turn with our decoders.
 
     pip install llama-cpp-python     # builds llama.cpp from source
     python benchmarks/llama_cpp_check.py
 """
+import shutil
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
+from timing import llama, ratio, report, side_by_side
 
 from multiformer.cells.position import RoPEScaling
 from multiformer.data_wrangling import storybook
 from multiformer.inference import generate
+from multiformer.inference.fast import CompiledDecoder, FastDecoder
 from multiformer.models import BLM, GPT2, BLMConfig, GPT2Config, load
 from multiformer.models.base import Model
-from multiformer.weights_adapter import read_gguf, write_gguf
+from multiformer.weights_adapter import from_hf, read_gguf, write_gguf
 
 try:
     import llama_cpp
@@ -76,6 +81,38 @@ def compare(model: Model, dtype: str, folder: Path) -> tuple[bool, int, float]:
     return texts == model.tokenizer.encode_batch(TEXTS), equal, ((logits - ours).abs().max() / ours.abs().max()).item()
 
 
+def speed(threads: int, folder: Path) -> dict[str, float]:
+    "How fast our decoders write the same 100 greedy tokens, as a share of llama.cpp's speed."
+    torch.set_num_threads(threads)
+    model, path, ids = from_hf(llama()), folder / "model.gguf", list(range(5, 21))
+    model.tokenizer = load("blm-storybook")[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_gguf(model, path, "F32")
+    theirs = llama_cpp.Llama(str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, type_k=0, type_v=0, verbose=False)
+
+    def llama_cpp_writes():
+        theirs.reset()
+        theirs.eval(ids)
+        new = []
+        for _ in range(NEW):
+            logits = llama_cpp.llama_get_logits_ith(theirs._ctx.ctx, -1)   # where they lie, without a copy
+            new.append(int(np.ctypeslib.as_array(logits, (theirs.n_vocab(),)).argmax()))
+            theirs.eval(new[-1:])
+        return new
+
+    decoders = {"fast": FastDecoder(model)}
+    if shutil.which("c++") or shutil.which("g++"):
+        decoders["compiled"] = CompiledDecoder(model)
+    ways = {name: lambda decoder=decoder: generate(decoder, torch.tensor([ids]), NEW, temperature=0)[0, len(ids):].tolist() for name, decoder in decoders.items()}
+    ways["llama.cpp"] = llama_cpp_writes
+    texts = [way() for way in ways.values()]
+    assert all(text == texts[0] for text in texts), "the greedy tokens differ"
+    seconds = side_by_side(ways, rounds=15, warmup=2)
+    theirs.close()
+    return {name: ratio(seconds, "llama.cpp", name) for name in decoders}
+
+
 def main() -> None:
     if llama_cpp is None:
         print("llama_cpp is not installed, so nothing was compared; see the head of this script")
@@ -89,6 +126,9 @@ def main() -> None:
                 bad = not same or (dtype == "F32" and equal < NEW)   # the others round activations too, so a near-tie may fall the other way
                 failed += [f"{name} {dtype}"] if bad else []
                 print(f"  {name:34} {dtype:5} texts {'equal' if same else 'DIFFER'}, {equal:3} greedy tokens equal, logits within {gap:.1e}{'   FAILED' if bad else ''}")
+        for threads in (1, 2):
+            rows = {f"{name} decoder": (share, ">=", 0.6) for name, share in speed(threads, Path(folder)).items()}
+            report("Decoding in float32, one row, as a share of llama.cpp's speed", rows)
     if failed:
         raise SystemExit(f"differs: {', '.join(failed)}")
 

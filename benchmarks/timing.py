@@ -49,7 +49,7 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
 
 def report(title: str, rows: dict[str, tuple[float, str, float]]) -> None:
     "Print each measured ratio beside the bound that it should keep."
-    print(f"{title} ({THREADS} threads)")
+    print(f"{title} ({torch.get_num_threads()} threads)")
     for name, (value, sign, bound) in rows.items():
         kept = value >= bound if sign == ">=" else value <= bound
         print(f"  {name:58} {value:6.3f}   {sign} {bound:<5} {'ok' if kept else 'MISSED'}")
