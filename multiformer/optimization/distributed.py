@@ -35,7 +35,7 @@ from ..models.base import load_weights
 from .averaging import EMA
 from .checkpoint import find_checkpoints, optimizer_tensors, read_tensors, restore_optimizer
 from .optimizers import build_optimizer
-from .trainer import History, TrainConfig, Trainer, is_due, next_tokens, report, resume_run, save_run, training
+from .trainer import History, TrainConfig, Trainer, collect_signals, is_due, next_tokens, report, resume_run, save_run, training
 
 # %% ../../nbs/optimization/10_distributed.ipynb #1d8b15d2
 def answer(function: Callable, args: tuple,
@@ -65,7 +65,9 @@ def launch_ranks(function: Callable,  # runs once on each rank
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise RuntimeError(f"rank {rank} failed: {failure.message}" if failures.empty() else failures.get()) from None
-    except SignalException as error: raise KeyboardInterrupt(f"stopped by {error.sigval.name}, and all ranks with it") from None
+    except SignalException as error:
+        said = "" if failures.empty() else failures.get().partition("KeyboardInterrupt")[2]
+        raise KeyboardInterrupt(f"stopped by {error.sigval.name}, and all ranks with it{said}") from None
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items(): signal.signal(number, handler)  # torch leaves its own
@@ -199,14 +201,17 @@ def save_rank(trainer: FabricTrainer, out: str | Path, kind: str = "step") -> No
 
 # %% ../../nbs/optimization/10_distributed.ipynb #17772a25
 def run_rank(trainer: FabricTrainer, out: str | Path) -> History:
-    "Go on from the checkpoint in `out`, if there is one, to the last step; leaves the trained weights in `trainer.whole`."
+    "Go on from the checkpoint in `out`, if there is one, to the last step; leaves the trained weights in `trainer.whole`. Raises `KeyboardInterrupt`, after saving, if any rank gets SIGINT or SIGTERM."
     first, c = trainer.fabric.global_rank == 0, trainer.config
     if found := trainer.fabric.broadcast(find_checkpoints(out)):
         alone = gather_run(trainer)
         resume_run(alone, found[-1])
         scatter_run(trainer, alone)
-    with tqdm(total=c.steps, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first) as bar:
+    with collect_signals(patient=True) as signals, tqdm(total=c.steps, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first) as bar:
         while trainer.step < c.steps and not trainer.stopped:
+            if trainer.fabric.all_reduce(torch.tensor(len(signals), device=trainer.device), reduce_op="sum"):
+                save_rank(trainer, out)
+                raise KeyboardInterrupt(f"stopped after step {trainer.step} of {c.steps}; saved in {out}; the same call goes on from there")
             trainer.advance()
             bar.update()
             if is_due(trainer, "log"): report(trainer, bar, None) if first else trainer.flush()

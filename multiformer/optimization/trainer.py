@@ -389,10 +389,11 @@ def validate(trainer: Trainer) -> float:
 
 # %% ../../nbs/optimization/02_trainer.ipynb #c9165c92
 @contextmanager
-def collect_signals() -> Iterator[list[int]]:
-    "A list that fills up with SIGINT and SIGTERM instead of ending the process; the second one raises `KeyboardInterrupt` at once."
+def collect_signals(patient: bool = False # collect the later ones, too
+                   ) -> Iterator[list[int]]:
+    "A list that fills up with SIGINT and SIGTERM instead of ending the process; the second one raises `KeyboardInterrupt` at once, unless we are patient."
     def collect(number, frame):
-        if caught: raise KeyboardInterrupt
+        if caught and not patient: raise KeyboardInterrupt
         caught.append(number)
     caught, main = [], threading.current_thread() is threading.main_thread()  # other threads get no signals
     before = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
