@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from ..data_wrangling.chat import Chat
 from ..data_wrangling.instructions import Question, story_questions
@@ -72,7 +73,7 @@ def fit(model: nn.Module,                                          # only what r
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas)
     order, history = shuffled(n, config.batch_size, config.seed), History()
     with training(model, config.seed):
-        for step in range(config.steps):
+        for step in tqdm(range(config.steps), unit="step", dynamic_ncols=True, leave=False):
             for group in optimizer.param_groups: group["lr"] = config.rate(step)
             with torch.autocast(trained[0].device.type, torch.bfloat16, enabled=config.bf16): loss = loss_of(torch.from_numpy(next(order)))
             if not loss.isfinite(): raise FloatingPointError(f"the loss is {loss.item()} at step {step + 1}; try a lower lr")
