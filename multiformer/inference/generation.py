@@ -137,19 +137,19 @@ def stream_tokens(model: nn.Module,        # with its tokenizer
                   n_alternatives: int = 5,
                   **options                # of `generate_with_logits`
                  ) -> Iterator[StreamedToken]:
-    "Yield the continuation of `prompt` token by token, the end-of-text token included. Raises `ValueError` for a model without tokenizer, and as `check_generation` does."
+    "Yield the continuation of `prompt` token by token, the end-of-text token included; the tokenizer's ends a text beside another `eos_id`. Raises `ValueError` for a model without tokenizer, and as `check_generation` does."
     if (tokenizer := model.tokenizer) is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`, or use `generate` with tokens")
     if n_alternatives < 0: raise ValueError(f"n_alternatives must be at least 0, not {n_alternatives}")
-    eos = options.setdefault("eos_id", tokenizer.eos_id)
+    ends = set() if (eos := options.setdefault("eos_id", tokenizer.eos_id)) is None else {eos, tokenizer.eos_id}
     stop = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
     ids = [*tokenizer.start, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
     tokens, ids, shown = torch.tensor([ids], dtype=torch.long, device=model.device), [], 0
     for n, (chosen, logits) in enumerate(generate_with_logits(model, tokens, max_new_tokens, **options), 1):
         token, log_probs = chosen.item(), logits[0].float().log_softmax(-1)
-        if token != eos: ids.append(token)
+        if token not in ends: ids.append(token)
         text = tokenizer.decode(ids)
         whole = text.rstrip("\ufffd")   # half a character
-        cut = min((text.find(s) for s in stop if s in text), default=len(text) if token == eos or n == max_new_tokens else None)
+        cut = min((text.find(s) for s in stop if s in text), default=len(text) if token in ends or n == max_new_tokens else None)
         ready = max(shown, len(whole) - partial_stop(whole, stop)) if cut is None else cut
         best = log_probs.topk(min(n_alternatives, len(log_probs)))
         yield StreamedToken(text[shown:ready], token, -log_probs[token].item(), [(i, tokenizer.token(i), p) for i, p in zip(best.indices.tolist(), best.values.exp().tolist())])
