@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count, islice
 from multiprocessing import parent_process
 from threading import Thread
@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .shards import TokenShards, encoded, fingerprint
+from .shards import TokenShards, encoded, fingerprint, source_crc
 
 # %% ../../nbs/data-prep/16_stream.ipynb #f4c02aa9
 @lru_cache(maxsize=2)   # a batch may reach over the end of an epoch
@@ -148,10 +148,13 @@ class TextWindows:
                  block: int = 1024,                    # windows that are shuffled together
                  lanes: int = 1):                      # the most processes that can read
         if min(length, block, lanes) < 1: raise ValueError(f"length={length}, block={block}, lanes={lanes}; expected at least 1 of each")
-        self.texts, self.tokenizer, self.length, self.block, self.lanes, self.vocab_size = texts, tokenizer, length, block, lanes, tokenizer.vocab_size
-        self.end = tokenizer.eos_id
+        self.texts, self.tokenizer, self.length, self.block, self.lanes = texts, tokenizer, length, block, lanes
+        self.vocab_size, self.end = tokenizer.vocab_size, tokenizer.eos_id
 
-    def describe(self) -> dict: return {"length": self.length, "block": self.block, "lanes": self.lanes, "tokenizer": fingerprint(self.tokenizer)}
+    @cached_property
+    def beginning(self) -> list[int]: return [source_crc(text) for text in islice(self.texts(), 8)]   # others are noticed without reading all
+
+    def describe(self) -> dict: return {"length": self.length, "block": self.block, "lanes": self.lanes, "tokenizer": fingerprint(self.tokenizer), "beginning": self.beginning}
 
     def blocks(self, lane: int, document: int, token: int) -> Iterator[tuple[Int[np.ndarray, "n length"], tuple[int, int]]]:
         "The rest of a lane's epoch in tables of windows, each with the place where it begins."

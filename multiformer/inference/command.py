@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from math import inf
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def fit_chat(tokenizer, messages: Sequence[dict],
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = list(messages[len(system):])
     while len(ids := encode_chat(tokenizer, system + turns, template, add_generation_prompt=True).ids) > room:
-        if len(turns) < 3: raise ValueError(f"the message has {len(ids)} tokens; in the context of this model, next to the answer, there is room for {room}")
+        if len(turns) < 3: raise ValueError(f"the message has {len(ids)} tokens{', together with that of the system' if system else ''}; in the context of this model, next to the answer, there is room for {room}")
         turns = turns[2:]
     return ids
 
@@ -122,12 +122,14 @@ def run_chat(args: argparse.Namespace) -> None:
     model = open_model(args.model)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     options = sampling_options(args) | {"eos_id": answer_end(model.tokenizer, args.template)}
+    if args.max_new_tokens >= model.config.context: raise ValueError(f"an answer of {args.max_new_tokens} tokens leaves no room for a question in the context of {model.config.context}")
+    taken_back = suppress(KeyboardInterrupt) if sys.stdin.isatty() else nullcontext()   # Ctrl-C ends an answer, and a script
     while (line := ask()) is not None:
         if not line: continue
         question, answer = {"role": "user", "content": line}, ""
         try:
             ids = fit_chat(model.tokenizer, [*messages, question], args.template, model.config.context - args.max_new_tokens)
-            with closing(stream_tokens(model, ids, **options)) as tokens, suppress(KeyboardInterrupt):
+            with closing(stream_tokens(model, ids, **options)) as tokens, taken_back:
                 for token in tokens:
                     answer += token.text
                     write(token.text)

@@ -246,7 +246,8 @@ def read_alternatives(reader: Reader) -> Term:
 def parse(pattern: str) -> Term:
     "The term of a pattern in the subset. Raises `ValueError` for anything outside it, naming what and where."
     reader = Reader(pattern)
-    term = read_alternatives(reader)
+    try: term = read_alternatives(reader)
+    except RecursionError: reader.fail("too many groups within groups")
     return reader.fail("a ) without its (") if reader.peek() else term
 
 # %% ../../nbs/inference/04_constrained.ipynb #d490b68c

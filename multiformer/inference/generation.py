@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .cache import KVCache, prefill
 from .prefix import PrefixCache
@@ -23,13 +24,19 @@ from .sampling import check_sampling, sample
 # %% ../../nbs/inference/02_generation.ipynb #2e3720aa
 @contextmanager
 def column_major(model: nn.Module) -> Iterator[None]:
-    "Within the context, the linear layers' weights lie in memory column by column; afterwards row by row again, with the same values."
+    "Within the context, the linear layers' weights lie in memory column by column; afterwards, and from the step of any optimizer on, row by row again, with the same values."
     weights = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Linear) and module.weight.is_floating_point()}.values()
+    def turn_back(*_):
+        for weight in weights:
+            weight.data = weight.data.contiguous()
+            if weight.grad is not None: weight.grad = weight.grad.contiguous()
+    watch = register_optimizer_step_pre_hook(turn_back)
     try:
         for weight in weights: weight.data = weight.data.t().contiguous().t()
         yield
     finally:
-        for weight in weights: weight.data = weight.data.contiguous()
+        watch.remove()
+        turn_back()
 
 # %% ../../nbs/inference/02_generation.ipynb #ae61b18f
 def check_generation(model: nn.Module, tokens: Int[Tensor, "b t"], max_new_tokens: int, processors: Sequence[Callable] = (), **sampling) -> None:
@@ -59,7 +66,9 @@ def open_cache(model: nn.Module, tokens: Int[Tensor, "b t"],
                cache: bool | KVCache | PrefixCache   # a `KVCache` goes on where it is; a `PrefixCache` gives what it knows of the prompt
               ) -> KVCache | None:
     "The cache that a text begins with. Raises `ValueError` for one without room, or that has read as much as the prompt."
-    if hasattr(cache, "take"): return cache.take(tokens, length)
+    if hasattr(cache, "take"):
+        if cache.model is not model: raise ValueError("the prefix cache is that of another model; expected PrefixCache(model)")
+        return cache.take(tokens, length)
     if isinstance(cache, bool): return KVCache(model, len(tokens), length) if cache else None
     room = min((layer.limit for layer in cache.layers if hasattr(layer, "limit")), default=length)
     if room < length - 1: raise ValueError(f"the cache holds {room} tokens; the text will have {length}")

@@ -34,9 +34,10 @@ class PrefixCache:
         return sum(cache.nbytes for cache in self.entries.values())
 
     def check_weights(self) -> None:
-        "Forget all if the weights have changed, adapters were switched on or off, or other functions hang at the hook points."
+        "Forget all if the weights have changed, adapters were switched on or off, or other functions hang at hook points or modules."
         weights = [(id(weight), weight._version, weight.dtype, weight.sum(dtype=torch.float64).item()) for weight in chain(self.model.parameters(), self.model.buffers())]   # fused optimizers leave the version alone
         hooks = [(name, *point.fns) for name, point in hook_points(self.model).items() if point.active]
+        hooks += [(module, *module._forward_pre_hooks.values(), *module._forward_hooks.values()) for module in self.model.modules()]
         state = [*weights, *hooks, *(getattr(module, "enabled", True) for module in self.model.modules())]
         if state != self.state: self.entries, self.state = {}, state
 

@@ -31,21 +31,27 @@ class EarlyStop(Callback):
 
     def after_update(self, trainer: Trainer) -> bool:
         if trainer.valid is None: raise ValueError("EarlyStop needs `valid`, windows for validation")
+        return self.ended(trainer)
+
+    def ended(self, trainer: Trainer) -> bool:
+        "Whether the run stops here, or has stopped here before."
         losses = list(trainer.history.valid.values())
         return len(losses) > self.patience and min(losses[-self.patience:]) >= min(losses[:-self.patience])
 
 # %% ../../nbs/optimization/02b_callbacks.ipynb #ab6c968c
 class SampleText(Callback):
-    "Print and keep how the model continues `prompt`. Raises `ValueError` if the model has no tokenizer."
+    "Print and keep how the model continues `prompt`. Raises `ValueError` if the model has no tokenizer, or for `every` below 1."
     def __init__(self, prompt: str,
                  every: int = 100,           # steps
                  max_new_tokens: int = 20):
+        if every < 1: raise ValueError(f"every={every}; expected at least 1 step")
         self.prompt, self.every, self.max_new_tokens, self.texts = prompt, every, max_new_tokens, {}  # the last: step -> text
 
     def after_update(self, trainer: Trainer) -> None:
         if trainer.step % self.every: return
         from multiformer.inference.generation import generate_text
         if getattr(trainer.model, "tokenizer", None) is None: raise ValueError("SampleText needs a model with a tokenizer; set model.tokenizer")
+        trainer.flush()   # a loss that is no number is named as such, before its text is tried
         trainer.model.eval()
         try: self.texts[trainer.step] = generate_text(trainer.model, self.prompt, self.max_new_tokens, temperature=0)
         finally: trainer.model.train()

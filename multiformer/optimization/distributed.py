@@ -191,7 +191,7 @@ def scatter_run(trainer: FabricTrainer,
     memory = optimizer_tensors(alone.model, alone.optimizer).items()
     restore_optimizer(trainer.model, trainer.optimizer, {name: placed_like(tensor, parameters[name.rpartition(".")[0]]) for name, tensor in memory})
     if trainer.ema: trainer.ema.restore({name: placed_like(mean, trainer.ema.means[name]) for name, mean in alone.ema.means.items()}, alone.step)
-    trainer.step, trainer.history = alone.step, alone.history
+    trainer.step, trainer.stopped, trainer.history = alone.step, alone.stopped, alone.history
 
 # %% ../../nbs/optimization/10_distributed.ipynb #a2e30846
 def save_rank(trainer: FabricTrainer, out: str | Path, kind: str = "step") -> None:

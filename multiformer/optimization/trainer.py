@@ -313,7 +313,7 @@ class Trainer:
         self.forward, self.recomputed = model, recomputed_forwards(model) if config.checkpoint_activations else {}
         self.device, self.batches, self.ema = self.parameters[0].device, iter(self.source), None if config.ema is None else EMA(model, config.ema)
         self.step, self.predictions, self.stopped, self.history, self.pending = 0, 0, False, History(), []
-        self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe()}
+        self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe(), "valid": None if valid is None else WindowTable(self.valid, 1, 0).describe()}
         if deaf := [callback for callback in self.callbacks if not {"before_update", "after_update"} & set(dir(callback))]: raise ValueError(f"a callback has before_update or after_update; {deaf[0]!r} has neither")
 
     def draw(self) -> Int[Tensor, "b t"]:
@@ -451,15 +451,16 @@ def resume_run(trainer: Trainer, folder: Path) -> None:
     trainer.step, trainer.history = progress["step"], history
     trainer.source.load_state_dict(progress)
     if trainer.ema: trainer.ema.restore(means, trainer.step)
+    trainer.stopped = any(callback.ended(trainer) for callback in trainer.callbacks if hasattr(callback, "ended"))
 
 # %% ../../nbs/optimization/02_trainer.ipynb #319fd8c6
 @contextmanager
 def training(model: nn.Module, seed: int) -> Iterator[None]:
-    "Training mode and random numbers of one's own; both are put back afterwards."
+    "Training mode and random numbers of one's own, which are put back afterwards, and no gradients from before."
     device, was_training = next(model.parameters()).device, model.training
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
-        model.train()
+        model.train().zero_grad()
         try: yield
         finally: model.train(was_training)
 
@@ -510,8 +511,8 @@ def train(model: nn.Module,             # tokens -> logits; `model.config` has `
         open_run(trainer, out, resume)
         run_steps(trainer, out, live, signals)
         if live: live.update(trainer.history, last=True)
-        if trainer.step == config.steps or trainer.stopped:
-            if trainer.ema: trainer.ema.copy_to(model)
-            return trainer.history
-        where = "nothing is saved, for want of `out`" if out is None else f"saved as {save_run(trainer, out)}; the same call goes on from there"
-        raise KeyboardInterrupt(f"stopped after step {trainer.step} of {config.steps}; {where}")
+        ended = trainer.step == config.steps or trainer.stopped
+        where = "the run is complete" if ended else "nothing is saved, for want of `out`" if out is None else f"saved as {save_run(trainer, out)}; the same call goes on from there"
+        if ended and trainer.ema: trainer.ema.copy_to(model)
+        if signals: raise KeyboardInterrupt(f"stopped after step {trainer.step} of {config.steps}; {where}")
+        return trainer.history
