@@ -38,7 +38,7 @@ def stable_schedule(step: int,          # steps taken so far
                    ) -> float:          # factor of the learning rate
     "Warm-up, a flat part, then a straight fall to `floor`. Raises `ValueError` unless rise and fall fit into the run."
     length = round(fall * total)
-    if not 0 <= warmup <= total - max(1, length): raise ValueError(f"warmup={warmup} and a fall of {length} steps don't fit into total={total}")
+    if not 0 <= warmup <= total - 1 - length or fall < 0: raise ValueError(f"warmup={warmup} and a fall of {length} steps don't fit into total={total}")
     if not 0 <= floor <= 1: raise ValueError(f"floor={floor} must lie in [0, 1]: it is a share of the full rate")
     start = total - 1 - length
     if step <= start: return warm_up(step, warmup)
