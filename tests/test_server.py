@@ -57,7 +57,13 @@ def test_an_error_is_one_line(code, argv):
     assert (found, out) == (code, "") and err.startswith("multiformer") and err.count("\n") == 1
 
 
-def test_interrupt_ends_the_answer_not_the_conversation(monkeypatch, capsys):
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stdin, code", [(Terminal, 0), (io.StringIO, 130)])
+def test_interrupt_ends_the_answer_on_a_terminal_and_all_in_a_script(stdin, code, monkeypatch, capsys):
     pieces = []
 
     def write(piece: str) -> None:
@@ -66,9 +72,13 @@ def test_interrupt_ends_the_answer_not_the_conversation(monkeypatch, capsys):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "write", write)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("One day,\nTwo days later,\n"))
-    assert command.main(["chat", MODEL, "--max-new-tokens", "20", "--seed", "3"]) == 0
-    assert capsys.readouterr() == ("\n\n", "") and len(pieces) > 10   # two answers, of which one was cut short after three tokens
+    monkeypatch.setattr(sys, "stdin", stdin("One day,\nTwo days later,\n"))
+    assert command.main(["chat", MODEL, "--max-new-tokens", "20", "--seed", "3"]) == code
+    out, err = capsys.readouterr()
+    if code:
+        assert len(pieces) == 3
+    else:
+        assert out.replace("> ", "") == "\n\n" and not err and len(pieces) > 10   # two answers, of which one was cut short after three tokens
 
 
 @pytest.fixture(scope="module")
