@@ -394,8 +394,9 @@ def object_pattern(schema: dict, literal: Callable[[object], str]) -> str:
 def array_pattern(schema: dict) -> str:
     "The pattern of an array. Raises `ValueError` without `items`, and as `bounds` does."
     if "items" not in schema: raise ValueError("an array without items; expected a schema for what it holds")
-    item, (low, high) = schema_pattern(schema["items"]), bounds(schema, "minItems", "maxItems")
+    low, high = bounds(schema, "minItems", "maxItems")
     if high == 0: return r"\[\]"
+    item = schema_pattern(schema["items"])
     more = f"(, {item}){{{max(low - 1, 0)},{'' if high is None else high - 1}}}"
     return r"\[" + (f"{item}{more}" if low else f"({item}{more})?") + r"\]"
 
@@ -408,11 +409,11 @@ def one_type(schema: dict) -> dict:
     kinds = schema["type"] if isinstance(schema.get("type"), list) else [schema.get("type")]
     if not all(isinstance(kind, str) and kind in CLASSES for kind in kinds): return schema   # there is none, or it isn't known
     values = schema.get("enum") if "enum" in schema else [schema["const"]] if "const" in schema else None
-    if isinstance(values, list):
+    if isinstance(values, list) and not ("enum" in schema and "const" in schema):
         fitting = [value for value in values if any(type(value) in CLASSES[kind] for kind in kinds)]
         if not fitting: raise ValueError(f"none of the values {values!r:.200} is of the type {schema['type']!r} that stands beside them")
         return {key: value for key, value in schema.items() if key not in ("type", "const")} | {"enum": fitting}
-    if isinstance(schema["type"], str): return schema
+    if isinstance(schema["type"], str) or values is not None: return schema
     def only(kind): return {key: value for key, value in schema.items() if not any(key in KEYWORDS.get(other, ()) for other in kinds) or key in KEYWORDS.get(kind, ())} | {"type": kind}
     return {"anyOf": [only(kind) for kind in kinds]}
 
@@ -428,15 +429,15 @@ def meaning(schema: dict, # a reference
 
 # %% ../../nbs/inference/04_constrained.ipynb #d011c545
 def simplified(schema: dict) -> dict:
-    "A schema in the words of `schema_pattern`. Raises `ValueError` as `meaning` and `one_type` do, and for one that is nested more than 50 deep."
-    defs, meant = schema.get("$defs", {}) if isinstance(schema, dict) else {}, {}
+    "A schema in the words of `schema_pattern`. Raises `ValueError` as `meaning` and `one_type` do, and for one that is nested more than 50 deep, or too long with all that it refers to."
+    defs, signs = schema.get("$defs", {}) if isinstance(schema, dict) else {}, 0
     def simple(part, within=(), depth=0):
+        nonlocal signs
         if not isinstance(part, dict): return part
+        signs += 1 + len(json.dumps([part.get("enum"), part.get("const"), [*part["properties"]] if isinstance(part.get("properties"), dict) else None]))
+        if signs > LONGEST: raise ValueError(f"the schema means a pattern of more than {LONGEST} signs; expected fewer properties, or less nesting")
         if depth > 50: raise ValueError("the schema is nested more than 50 deep")
-        if "$ref" in part:
-            found, name = meaning(part, defs, within), part["$ref"]
-            if name not in meant: meant[name] = simple(found, (*within, name), depth + 1)
-            return meant[name]
+        if "$ref" in part: return simple(meaning(part, defs, within), (*within, part["$ref"]), depth + 1)
         part = one_type(part)
         inner = {"items": lambda value: simple(value, within, depth + 1), "anyOf": lambda value: [simple(one, within, depth + 1) for one in value] if isinstance(value, list) else value,
                  "properties": lambda value: {name: simple(one, within, depth + 1) for name, one in value.items()} if isinstance(value, dict) else value}

@@ -28,11 +28,12 @@ def column_major(model: nn.Module) -> Iterator[None]:
     weights = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Linear) and module.weight.is_floating_point()}.values()
     def turn_back(*_):
         for weight in weights:
-            weight.data = weight.data.contiguous()
-            if weight.grad is not None: weight.grad = weight.grad.contiguous()
+            with torch.inference_mode(False): weight.data = weight.data.contiguous()
+            if weight.grad is not None and weight.grad.layout == torch.strided: weight.grad = weight.grad.contiguous()
     watch = register_optimizer_step_pre_hook(turn_back)
     try:
-        for weight in weights: weight.data = weight.data.t().contiguous().t()
+        for weight in weights:
+            with torch.inference_mode(False): weight.data = weight.data.t().contiguous().t()   # tensors of that mode can't be trained
         yield
     finally:
         watch.remove()

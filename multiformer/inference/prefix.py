@@ -50,11 +50,13 @@ class PrefixCache:
         if shared and (n := shared[best := max(shared, key=shared.get)]):
             self.entries[best] = entry = self.entries.pop(best)   # to the end: used most recently
             for mine, theirs in zip(cache.layers, entry.layers): mine.adopt(theirs, n)
+        cache.state = self.state
         return cache
 
     def remember(self, tokens: Int[Tensor, "1 t"], cache: KVCache) -> None:
-        "Keep a copy of what `cache` has read of `tokens`."
+        "Keep a copy of what `cache`, which was taken here, has read of `tokens`, unless the model has changed since."
         self.check_weights()
+        if cache.state is not self.state: return
         n, text = cache.length, tuple(tokens[0, :cache.length].tolist())
         if not n or any(layer.length != n for layer in cache.layers) or any(entry.reaches(n) and known[:n] == text for known, entry in self.entries.items()): return
         self.entries = {known: entry for known, entry in self.entries.items() if not (known == text[:len(known)] and cache.reaches(len(known)))}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRICT', 'END', 'PATIENCE', 'ApiError', 'given', 'plain_message', 'StreamOptions', 'SamplingRequest',
-           'CompletionRequest', 'ChatRequest', 'Job', 'prompt_tokens', 'make_job', 'completion_jobs', 'chat_jobs',
-           'token_logprobs', 'choice', 'envelope', 'total_usage', 'events', 'in_thread', 'take_turn', 'write',
-           'unhindered', 'read_request', 'error_handlers', 'BodyLimit', 'create_app', 'respond', 'listen',
+           'CompletionRequest', 'ChatRequest', 'Job', 'prompt_tokens', 'make_job', 'all_copies', 'completion_jobs',
+           'chat_jobs', 'token_logprobs', 'choice', 'envelope', 'total_usage', 'events', 'in_thread', 'take_turn',
+           'write', 'unhindered', 'read_request', 'error_handlers', 'BodyLimit', 'create_app', 'respond', 'listen',
            'make_server', 'serve', 'serving']
 
 # %% ../../nbs/inference/08_server.ipynb #46df4ee8
@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain, product
+from itertools import accumulate, chain, takewhile
 from math import log
 from threading import Thread
 from typing import Annotated
@@ -51,8 +51,8 @@ class ApiError(Exception):
 
 # %% ../../nbs/inference/08_server.ipynb #6d1f337a
 def given(body):
-    "The fields of a JSON object that say something: not null, no empty list or object. Anything else as it is."
-    return {name: value for name, value in body.items() if value is not None and value != [] and value != {}} if isinstance(body, dict) else body
+    "The fields of a JSON object that say something: not null, and besides prompt and messages no empty list or object. Anything else as it is."
+    return {name: value for name, value in body.items() if value is not None and (value not in ([], {}) or name in ("prompt", "messages"))} if isinstance(body, dict) else body
 
 # %% ../../nbs/inference/08_server.ipynb #6f2b5034
 def plain_message(message: dict) -> dict:
@@ -62,7 +62,7 @@ def plain_message(message: dict) -> dict:
     if said.get("role") == "developer": said["role"] = "system"   # OpenAI's newer name
     if isinstance(parts := said.get("content"), list):
         for part in parts:
-            if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)): raise ValueError(f"messages: a message has the part {part!r:.80}; expected text: {{'type': 'text', 'text': …}}")
+            if not (isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str)): raise ValueError(f"messages: a message has the part {part!r:.80}; expected text: {{'type': 'text', 'text': …}}")
         said["content"] = "".join(part["text"] for part in parts)
     return said
 
@@ -102,11 +102,11 @@ class SamplingRequest:
         if not 1 <= (n := 1 if self.n is None else self.n) <= 128: raise ValueError(f"n must be from 1 to 128, not {n}")
         return range(n)
 
-    def options(self, n_prompt: int, copy: int = 0) -> dict:
-        "The sampling options of `stream_tokens`; each copy has a seed of its own. Raises `ValueError` for a seed of more than 64 bits, and for a penalty outside [-2, 2]."
+    def options(self, n_prompt: int) -> dict:
+        "The sampling options of `stream_tokens`. Raises `ValueError` for a seed of more than 64 bits, for a penalty outside [-2, 2], and for the options of a stream that isn't asked for."
+        if self.stream_options and not self.stream: raise ValueError("stream_options need stream = true")
         options = {name: value for name in ("temperature", "top_p", "top_k", "min_p", "stop", "seed") if (value := getattr(self, name)) is not None}
-        if "seed" in options: options["seed"] += copy
-        if not -2 ** 63 <= options.get("seed", 0) < 2 ** 63: raise ValueError(f"seed: {options['seed']} has more than 64 bits")
+        if not -2 ** 63 <= (seed := options.get("seed", 0)) < 2 ** 63 - self.copies[-1]: raise ValueError(f"seed: {seed + self.copies[-1]} has more than 64 bits")
         for name in ("presence_penalty", "frequency_penalty"):
             if not -2 <= (getattr(self, name) or 0) <= 2: raise ValueError(f"{name} = {getattr(self, name)}; expected -2 to 2")
         penalty = CountPenalty(self.presence_penalty or 0., self.frequency_penalty or 0., start=n_prompt)
@@ -149,8 +149,8 @@ class ChatRequest(SamplingRequest):
     def schema(self) -> dict | None:
         "The schema that an answer must follow, if there is one. Raises `ValueError` for a format that is neither text nor a schema."
         asked = {"type": "text"} if self.response_format is None else self.response_format
-        described = asked.get("json_schema") if asked.get("type") == "json_schema" else None
-        if isinstance(described, dict) and isinstance(described.get("schema"), dict): return described["schema"]
+        described = asked.get("json_schema") if asked.get("type") == "json_schema" and asked.keys() == {"type", "json_schema"} else None
+        if isinstance(described, dict) and isinstance(described.get("schema"), dict) and described.keys() <= {"name", "schema", "strict", "description"}: return described["schema"]
         if asked != {"type": "text"}: raise ValueError(f"response_format is {asked!r}; expected {{'type': 'text'}} or {{'type': 'json_schema', 'json_schema': {{'name': …, 'schema': …}}}}")
         return None
 
@@ -218,32 +218,39 @@ def make_job(model: nn.Module, name: str, kind: str, request: SamplingRequest, i
              max_tokens: int | None,     # None: what the context has room for
              eos_id: int | None = None,  # None: the tokenizer's
              schema: dict | None = None, # of JSON, which the text must be
-             copy: int = 0,              # this many texts of the same prompt come before
              **more                      # fields of `Job`
             ) -> Job:
     "The job of one text. Raises `ApiError` for a prompt that leaves no room in the context, `ValueError` as `check_generation` and `JsonSchema` do."
     room, eos_id = model.config.context - len(ids), model.tokenizer.eos_id if eos_id is None else eos_id
     if max_tokens is not None and max_tokens < 0: raise ValueError(f"max_tokens must be at least 0, not {max_tokens}")
     if room < (asked := 1 if max_tokens is None else max_tokens): raise ApiError(f"the prompt has {len(ids)} tokens, with the one that begins a text, and the answer may have {asked}; the context of this model holds {len(ids) + room} together", code="context_length_exceeded")
-    options = request.options(len(ids), copy) | {"max_new_tokens": room if max_tokens is None else max_tokens}
+    options = request.options(len(ids)) | {"max_new_tokens": room if max_tokens is None else max_tokens}
     if schema is not None: options["processors"] = [*options.get("processors", ()), JsonSchema(schema, model.tokenizer, options["max_new_tokens"], eos_id)]
     checked = {key: value for key, value in options.items() if key not in ("stop", "seed")}
     check_generation(model, torch.tensor([ids], dtype=torch.long), **checked)
     if (count := more["logprobs"]) is not None and not 0 <= count <= 20: raise ValueError(f"logprobs: the number of alternatives must be from 0 to 20, not {count}")
-    return Job(model, name, kind, ids, options | {"eos_id": eos_id}, again=copy > 0, include_usage=bool(request.stream_options and request.stream_options.include_usage), **more)
+    return Job(model, name, kind, ids, options | {"eos_id": eos_id}, include_usage=bool(request.stream_options and request.stream_options.include_usage), **more)
 
 # %% ../../nbs/inference/08_server.ipynb #508d461a
+def all_copies(job: Job, request: SamplingRequest) -> list[Job]:
+    "A job for each text of a prompt, with the next seed. What one has read or keeps, as a processor does, ends with its text."
+    def other(copy):
+        seed = {"seed": job.options["seed"] + copy} if "seed" in job.options else {}
+        return replace(job, index=job.index + copy, again=True, tokens=[], options=job.options | seed)
+    return [job, *map(other, request.copies[1:])]
+
+# %% ../../nbs/inference/08_server.ipynb #9b5ea5bf
 def completion_jobs(model: nn.Module, name: str, request: CompletionRequest) -> list[Job]:
     "The jobs of continuing texts, read after the tokenizer's `start`, or tokens as they are. Raises as `make_job`, and for tokens outside the vocabulary."
-    def job(index, prompt, copy):
+    def job(index, prompt):
         start = model.tokenizer.start if isinstance(prompt, str) else []
         ids = [*start, *(model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
         model.tokenizer.decode(ids)
         usual = max(1, min(16, model.config.context - len(ids)))
         return make_job(model, name, "text_completion", request, ids, usual if request.max_tokens is None else request.max_tokens,
-                        copy=copy, index=index, logprobs=request.logprobs, echo=bool(request.echo), start=len(start))
+                        index=index, logprobs=request.logprobs, echo=bool(request.echo), start=len(start))
     if (n := len(request.prompts) * len(request.copies)) > 1000: raise ValueError(f"prompt and n ask for {n} texts; expected at most 1000")
-    return [job(index, *one) for index, one in enumerate(product(request.prompts, request.copies))]
+    return [copy for i, prompt in enumerate(request.prompts) for copy in all_copies(job(i * len(request.copies), prompt), request)]
 
 # %% ../../nbs/inference/08_server.ipynb #b36f678a
 def chat_jobs(model: nn.Module, name: str, request: ChatRequest,
@@ -253,8 +260,7 @@ def chat_jobs(model: nn.Module, name: str, request: ChatRequest,
     if request.top_logprobs is not None and not request.logprobs: raise ValueError("top_logprobs needs logprobs = true")
     ids = encode_chat(model.tokenizer, [plain_message(message) for message in request.messages], template, add_generation_prompt=True).ids
     count = request.top_logprobs or 0 if request.logprobs else None
-    return [make_job(model, name, "chat.completion", request, ids, request.limit, answer_end(model.tokenizer, template), request.schema, copy, index=copy, logprobs=count)
-            for copy in request.copies]
+    return all_copies(make_job(model, name, "chat.completion", request, ids, request.limit, answer_end(model.tokenizer, template), request.schema, logprobs=count), request)
 
 # %% ../../nbs/inference/08_server.ipynb #59497e12
 def token_logprobs(tokenizer, kind: str, tokens: Sequence[StreamedToken],
@@ -271,12 +277,12 @@ def token_logprobs(tokenizer, kind: str, tokens: Sequence[StreamedToken],
     return {"content": [entry(token.id, value(token)) | {"top_logprobs": [entry(i, logarithm(p)) for i, _, p in token.alternatives]} for token in tokens]}
 
 # %% ../../nbs/inference/08_server.ipynb #c0876ead
-def choice(job: Job, tokens: Sequence[StreamedToken],  # the last ones of the job
+def choice(job: Job, tokens: Sequence[StreamedToken],  # of the job
            finish_reason: str | None,
            chunk: bool = False  # a part of a stream
           ) -> dict:
     "What these tokens are to the client."
-    text, offset = "".join(token.text for token in tokens), sum(len(token.text) for token in job.tokens[:len(job.tokens) - len(tokens)])
+    text, offset = "".join(token.text for token in tokens), sum(len(token.text) for token in takewhile(lambda token: token is not tokens[0], job.tokens)) if tokens else 0
     said = [token for token in tokens if token.id not in job.ends or job.kind == "text_completion"]   # the end of an answer is none of its text
     logprobs = None if job.logprobs is None or not said else token_logprobs(job.model.tokenizer, job.kind, said, offset)
     if job.kind == "text_completion": content = {"text": text}

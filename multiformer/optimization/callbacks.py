@@ -15,12 +15,16 @@ from .trainer import Trainer
 
 # %% ../../nbs/optimization/02b_callbacks.ipynb #744c86b6
 class Callback:
-    "What a run calls; derive from it, or give any object that has one of the two methods."
+    "What a run calls; derive from it, or give any object that has one of the first two methods."
     def before_update(self, trainer: Trainer) -> None:
         "The gradients of the batch are complete, not yet clipped, and the weights old."
 
     def after_update(self, trainer: Trainer) -> bool | None:
         "The weights are new, `trainer.step` is counted and, where it was due, validated. True ends the run."
+
+    def ended(self, trainer: Trainer) -> bool:
+        "Asked when a run is taken up from a checkpoint: whether it has ended there."
+        return False
 
 # %% ../../nbs/optimization/02b_callbacks.ipynb #a00acc32
 class EarlyStop(Callback):

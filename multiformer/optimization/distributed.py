@@ -208,16 +208,18 @@ def run_rank(trainer: FabricTrainer, out: str | Path) -> History:
         resume_run(alone, found[-1])
         scatter_run(trainer, alone)
     with collect_signals(patient=True) as signals, tqdm(total=c.steps, initial=trainer.step, unit="step", dynamic_ncols=True, disable=not first) as bar:
-        while trainer.step < c.steps and not trainer.stopped:
-            if trainer.fabric.all_reduce(torch.tensor(len(signals), device=trainer.device), reduce_op="sum"):
-                save_rank(trainer, out)
-                raise KeyboardInterrupt(f"stopped after step {trainer.step} of {c.steps}; saved in {out}; the same call goes on from there")
+        def asked(): return trainer.fabric.all_reduce(torch.tensor(len(signals), device=trainer.device), reduce_op="sum") > 0
+        while not (stop := asked()) and trainer.step < c.steps and not trainer.stopped:
             trainer.advance()
             bar.update()
             if is_due(trainer, "log"): report(trainer, bar, None) if first else trainer.flush()
             valid = trainer.history.valid
             if c.keep_best and trainer.step in valid and valid[trainer.step] == min(valid.values()): save_rank(trainer, out, "best")
             if is_due(trainer, "save") or trainer.stopped: save_rank(trainer, out)
+        if stop:
+            ended = trainer.step == c.steps or trainer.stopped
+            if not ended: save_rank(trainer, out)
+            raise KeyboardInterrupt(f"stopped after step {trainer.step} of {c.steps}; {'the run is complete' if ended else f'saved in {out}; the same call goes on from there'}")
     alone = gather_run(trainer)
     if alone.ema: alone.ema.copy_to(alone.model)
     return alone.history
@@ -250,7 +252,7 @@ def train_distributed(model: nn.Module,        # as in `train`, on the CPU
                       nodes: int = 1,          # machines; more than one: under torchrun or SLURM
                       accelerator: str = "auto"  # "cpu", "cuda"; "auto": the best there is
                      ) -> History:
-    "Train `model` in place on several ranks. Raises `ValueError` for what ranks can't share, `ImportError` without the extra `distributed`, `FileExistsError` for a run in `out` if `resume` is False, `RuntimeError` if a rank fails; under torchrun, its own exception."
+    "Train `model` in place on several ranks. Raises `ValueError` for what ranks can't share, `ImportError` without the extra `distributed`, `FileExistsError` for a run in `out` if `resume` is False, `KeyboardInterrupt` after saving if it is stopped, `RuntimeError` if a rank fails; under torchrun, its own exception."
     check_ranks(config, devices * nodes, strategy)
     Trainer(model, windows, config, valid, loss)  # complains of wrong data before any process starts
     if config.keep_best and valid is None: raise ValueError("keep_best=True needs `valid`")
