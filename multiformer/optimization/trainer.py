@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_config', 'TrainConfig', 'as_table', 'next_tokens', 'next_token_loss', 'check_windows', 'shuffled',
-           'WindowTable', 'History', 'is_spike', 'note_step', 'open_source', 'training_loss', 'recomputed_forwards',
-           'other_forwards', 'next_batch', 'batch_place', 'add_gradients', 'Trainer', 'is_due', 'mean_loss',
-           'validated_weights', 'validate', 'collect_signals', 'LivePlot', 'save_run', 'resume_run', 'training',
-           'open_run', 'report', 'run_steps', 'train']
+           'describe_windows', 'WindowTable', 'History', 'is_spike', 'note_step', 'open_source', 'training_loss',
+           'recomputed_forwards', 'other_forwards', 'next_batch', 'batch_place', 'add_gradients', 'Trainer', 'is_due',
+           'mean_loss', 'validated_weights', 'validate', 'collect_signals', 'LivePlot', 'save_run', 'resume_run',
+           'training', 'open_run', 'report', 'run_steps', 'train']
 
 # %% ../../nbs/optimization/02_trainer.ipynb #44076d3f
 import json
@@ -159,6 +159,13 @@ def shuffled(n: int,         # windows in the data
         yield order[:b]
         order = order[b:]
 
+# %% ../../nbs/optimization/02_trainer.ipynb #1a32de97
+def describe_windows(windows: Int[Tensor, "n t"] | Int[Tensor, "n 2 t"]) -> dict:
+    "Shape and checksum, the same for the same numbers in any integer type."
+    crc = 0
+    for part in windows.split(4096): crc = zlib.crc32(part.to("cpu", torch.long).contiguous().numpy(), crc)
+    return {"windows": list(windows.shape), "crc32": crc}
+
 # %% ../../nbs/optimization/02_trainer.ipynb #8b7e16e9
 class WindowTable:
     "The shuffled batches of a table of windows, over and over, from a place that can be saved."
@@ -171,7 +178,7 @@ class WindowTable:
             self.seen += len(rows)
             yield self.windows[torch.from_numpy(rows)]
 
-    def describe(self) -> dict: return {"windows": list(self.windows.shape), "crc32": zlib.crc32(self.windows.cpu().contiguous().numpy())}
+    def describe(self) -> dict: return describe_windows(self.windows)
 
     def state_dict(self) -> dict: return dict(zip(("epoch", "offset"), divmod(self.seen, len(self.windows))))
 
@@ -313,7 +320,7 @@ class Trainer:
         self.forward, self.recomputed = model, recomputed_forwards(model) if config.checkpoint_activations else {}
         self.device, self.batches, self.ema = self.parameters[0].device, iter(self.source), None if config.ema is None else EMA(model, config.ema)
         self.step, self.predictions, self.stopped, self.history, self.pending = 0, 0, False, History(), []
-        self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe(), "valid": None if valid is None else WindowTable(self.valid, 1, 0).describe()}
+        self.run = {"config": asdict(config), "model": {name: repr(value) for name, value in vars(model.config).items()}, "loss": getattr(self.valid_loss, "__qualname__", repr(type(loss))), "data": self.source.describe(), "valid": None if valid is None else describe_windows(self.valid)}
         if deaf := [callback for callback in self.callbacks if not {"before_update", "after_update"} & set(dir(callback))]: raise ValueError(f"a callback has before_update or after_update; {deaf[0]!r} has neither")
 
     def draw(self) -> Int[Tensor, "b t"]:
