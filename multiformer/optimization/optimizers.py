@@ -30,20 +30,20 @@ def product_dtype(device: str  # "cpu", "cuda", …
     return torch.bfloat16 if fast else torch.float32
 
 # %% ../../nbs/optimization/05_optimizers.ipynb #fe21cc2c
-def newton_schulz(matrix: Float[Tensor, "f d"],
+def newton_schulz(matrix: Float[Tensor, "... f d"],        # or a stack of them
                   rounds: tuple[tuple[float, float, float], ...] = POLAR_EXPRESS,  # coefficients a, b, c of each round
                   dtype: torch.dtype | None = None  # of the products; None: the fastest
-                 ) -> Float[Tensor, "f d"]:         # in that type
-    "Bring all singular values near 1 (Jordan et al. 2024; Amsel et al. 2025, algorithm 1). Raises `ValueError` unless `matrix` has two axes."
-    if matrix.ndim != 2: raise ValueError(f"expected a matrix (f, d), not the shape {tuple(matrix.shape)}")
-    x = matrix.to(dtype or product_dtype(matrix.device.type), copy=True)
-    tall = x.shape[0] > x.shape[1]
-    if tall: x = x.mT                                      # products on the smaller side
-    x.div_(x.norm().clamp(min=1e-7))
+                 ) -> Float[Tensor, "... f d"]:     # in that type
+    "Bring all singular values near 1 (Jordan et al. 2024; Amsel et al. 2025, algorithm 1). Raises `ValueError` for fewer than two axes."
+    if matrix.ndim < 2: raise ValueError(f"expected a matrix (f, d), not the shape {tuple(matrix.shape)}")
+    f, d = matrix.shape[-2:]
+    x = matrix.to(dtype or product_dtype(matrix.device.type), copy=True).reshape(-1, f, d)
+    if f > d: x = x.mT                                     # products on the smaller side
+    x.div_(torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7))
     for a, b, c in rounds:
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if f > d else x).reshape(matrix.shape)
 
 # %% ../../nbs/optimization/05_optimizers.ipynb #6bf9c9ae
 class Muon(torch.optim.Optimizer):
@@ -66,18 +66,22 @@ class Muon(torch.optim.Optimizer):
         "Move each parameter that has a gradient; returns what `closure` returns, if there is one."
         with torch.enable_grad(): loss = None if closure is None else closure()
         for group in self.param_groups:
-            moved = [w for w in group["params"] if w.grad is not None]
+            moved, alike = [w for w in group["params"] if w.grad is not None], {}
             if not group["muon"]: self.move_others(moved, group)
             else:
-                for w in moved: self.move_matrix(w, group)
+                for w in moved: alike.setdefault((w.shape, w.dtype, w.device), []).append(w)
+                for some in alike.values(): self.move_matrices(some, group)
         return loss
 
-    def move_matrix(self, w: Tensor, group: dict) -> None:
-        if not self.state[w]: self.state[w]["momentum_buffer"] = torch.zeros_like(w)
-        mean = self.state[w]["momentum_buffer"].lerp_(w.grad, 1 - group["momentum"])
-        update = newton_schulz(w.grad.lerp(mean, group["momentum"]), self.rounds, self.dtype)  # Nesterov's look ahead
-        scale = max(1, w.shape[0] / w.shape[1]) ** .5 if group["adjust_lr_fn"] == "original" else .2 * max(w.shape) ** .5
-        w.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+    def move_matrices(self, some: list[Tensor], group: dict) -> None:
+        def look_ahead(w):  # Nesterov's
+            if not self.state[w]: self.state[w]["momentum_buffer"] = torch.zeros_like(w)
+            mean = self.state[w]["momentum_buffer"].lerp_(w.grad, 1 - group["momentum"])
+            return w.grad.lerp(mean, group["momentum"])
+        f, d = some[0].shape
+        scale = max(1, f / d) ** .5 if group["adjust_lr_fn"] == "original" else .2 * max(f, d) ** .5
+        updates = newton_schulz(torch.stack([look_ahead(w) for w in some]), self.rounds, self.dtype)
+        for w, update in zip(some, updates): w.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 
     def move_others(self, some: list[Tensor], group: dict) -> None:
         for w in some:
