@@ -116,14 +116,14 @@ def ask() -> str | None:
     return line.strip() if line else None
 
 # %% ../../nbs/inference/07_command.ipynb #2010ef9a
-def run_chat(args: argparse.Namespace) -> None:
-    "Answer line by line, until there are no more."
+def run_chat(args: argparse.Namespace) -> int:
+    "Answer line by line, until there are no more. Returns 1 if a line that no terminal gave couldn't be answered, else 0."
     from multiformer.inference.generation import stream_tokens
     model = open_model(args.model)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     options = sampling_options(args) | {"eos_id": answer_end(model.tokenizer, args.template)}
     if args.max_new_tokens >= model.config.context: raise ValueError(f"an answer of {args.max_new_tokens} tokens leaves no room for a question in the context of {model.config.context}")
-    taken_back = suppress(KeyboardInterrupt) if sys.stdin.isatty() else nullcontext()   # Ctrl-C ends an answer, and a script
+    code, taken_back = 0, suppress(KeyboardInterrupt) if sys.stdin.isatty() else nullcontext()   # Ctrl-C ends an answer, and a script
     while (line := ask()) is not None:
         if not line: continue
         question, answer = {"role": "user", "content": line}, ""
@@ -134,8 +134,11 @@ def run_chat(args: argparse.Namespace) -> None:
                     answer += token.text
                     write(token.text)
             print()
-        except ValueError as error: print(f"multiformer: {error}", file=sys.stderr)
+        except ValueError as error:
+            print(f"multiformer: {error}", file=sys.stderr)
+            code = 0 if sys.stdin.isatty() else 1
         if answer.strip(): messages += [question, {"role": "assistant", "content": answer.strip()}]
+    return code
 
 # %% ../../nbs/inference/07_command.ipynb #edd83eaa
 def run_serve(args: argparse.Namespace) -> None:
@@ -167,9 +170,10 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None  # None: those of the program
         ) -> int:
     "The command `multiformer`; the exit code is 0, 1 if something is wrong with a file or a text, 130 after Ctrl-C. Wrong usage raises `SystemExit(2)`."
-    args = build_parser().parse_args(argv)
+    args, code = build_parser().parse_args(argv), 0
+    sys.stdin, sys.stdout = sys.stdin or open(os.devnull), sys.stdout or open(os.devnull, "w")   # either may be closed
     try:
-        args.run(args)
+        code = args.run(args) or 0
         sys.stdout.flush()
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -178,4 +182,4 @@ def main(argv: Sequence[str] | None = None  # None: those of the program
     except (ValueError, OSError, ImportError) as error:
         print(f"multiformer: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return code
