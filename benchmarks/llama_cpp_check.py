@@ -8,6 +8,7 @@ import shutil
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -54,7 +55,10 @@ def models() -> dict[str, Model]:
 
 def run(path: Path, context: int, ids: list[int]) -> tuple[list[list[int]], list[int], torch.Tensor]:
     "What llama.cpp makes of the texts, its greedy tokens after `ids`, and the logits after each of `ids`."
-    theirs = llama_cpp.Llama(str(path), n_ctx=context, n_batch=context, n_ubatch=context, n_threads=1, n_threads_batch=1, logits_all=True, type_k=0, type_v=0, verbose=False)
+    plain = llama_cpp.llama_model_default_params()
+    plain.use_extra_bufts = False   # else weights are packed anew for instructions that not every machine with them may run (AMX)
+    with patch("llama_cpp.llama_cpp.llama_model_default_params", return_value=plain):
+        theirs = llama_cpp.Llama(str(path), n_ctx=context, n_batch=context, n_ubatch=context, n_threads=1, n_threads_batch=1, logits_all=True, type_k=0, type_v=0, verbose=False)
     texts = [theirs.tokenize(text.encode(), add_bos=False, special=False) for text in TEXTS]
     theirs.eval(ids)
     logits, new = torch.tensor(theirs.scores[:len(ids)]), []
