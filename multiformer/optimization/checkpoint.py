@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'optimizer_tensors', 'restore_optimizer', 'rng_state', 'restore_rng', 'new_folder', 'find_checkpoints',
-           'save_checkpoint', 'read_state', 'differences', 'read_tensors', 'load_checkpoint']
+           'write_model', 'save_checkpoint', 'read_state', 'differences', 'read_tensors', 'load_checkpoint']
 
 # %% ../../nbs/optimization/01_checkpoint.ipynb #3e3c9fd6
 import json
@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..models.base import Model, load_weights, save
+from ..models.base import Model, load_weights, save, stored_weights
 
 # %% ../../nbs/optimization/01_checkpoint.ipynb #212e8077
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Shaped[Tensor, "..."]]:
@@ -88,6 +88,14 @@ def find_checkpoints(out: str | Path,    # folder of the run
 # %% ../../nbs/optimization/01_checkpoint.ipynb #89f730fa
 FORMAT = "multiformer-checkpoint-1"
 
+# %% ../../nbs/optimization/01_checkpoint.ipynb #aa6defeb
+def write_model(model: nn.Module, folder: Path) -> None:
+    "Write what `load` opens, or model.safetensors alone for a module that it couldn't open."
+    if isinstance(model, Model) and not getattr(model, "quantization", ()):   # packed weights aren't what the model holds
+        try: return save(model, folder)
+        except ValueError: pass                                               # before anything was written
+    save_file(stored_weights(model), folder / "model.safetensors")
+
 # %% ../../nbs/optimization/01_checkpoint.ipynb #811fff9f
 def save_checkpoint(out: str | Path,             # folder of the run
                     model: nn.Module, optimizer: Optimizer,
@@ -105,8 +113,7 @@ def save_checkpoint(out: str | Path,             # folder of the run
     texts = {"state.json": json.dumps({"format": FORMAT, "progress": progress, "run": run}, indent=2) + "\n", **texts}
     try:
         with new_folder(folder) as new:
-            if isinstance(model, Model): save(model, new)
-            else: save_model(model, str(new / "model.safetensors"))
+            write_model(model, new)
             for name, some in tensors.items(): save_file(some, new / f"{name}.safetensors")
             for name, text in texts.items(): (new / name).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
