@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import chain
 from time import perf_counter
 from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..cells.attention import Attention
 from ..cells.hooks import HookPoint
+from ..quantization.layers import QuantLinear
 
 # %% ../../nbs/optimization/09_performance.ipynb #d074bd9d
 def take_turns(candidates: dict[str, Callable[[], object]],
@@ -85,9 +87,10 @@ def products(model: nn.Module,
     if rows < 1 or length < 1: raise ValueError(f"rows={rows} and length={length}; expected at least 1 of each")
     n, found = rows * length, []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, (nn.Linear, QuantLinear)):
             i, o = module.in_features, module.out_features
-            found.append(Product(name, 2. * n * i * o, itemsize * (i * o + n * i + n * o)))
+            weights = itemsize * i * o if isinstance(module, nn.Linear) else sum(codes.nbytes for codes in module.coded.buffers())
+            found.append(Product(name, 2. * n * i * o, weights + itemsize * n * (i + o)))
         elif isinstance(module, Attention):
             flops = 4. * n * module.n_heads * module.head_width * (length + past)
             numbers = 2 * n * module.n_heads + 2 * rows * (length + past) * module.n_kv_heads
@@ -102,7 +105,7 @@ def entering(model: nn.Module, enter: Callable[[str], object], leave: Callable[[
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, HookPoint): continue
-        handles += [module.register_forward_pre_hook(lambda *_, name=name: enter(name) and None), module.register_forward_hook(left)]
+        handles += [module.register_forward_pre_hook(lambda *_, name=name: enter(name) and None), module.register_forward_hook(left, always_call=True)]   # a block computed again stops in its middle
     try: yield
     finally:
         for handle in handles: handle.remove()
@@ -156,14 +159,18 @@ def step_shares(model: nn.Module,
 def kept_bytes(model: nn.Module,
                forward: Callable[[], Tensor]  # what precedes a backward pass, such as a loss
               ) -> dict[str, int]:            # the largest first; layers are added up
-    "The bytes that wait for the backward pass, with the modules that keep them first. Weights and buffers, which are there anyway, don't count."
-    inside, kept, seen = [], Counter(), {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
+    "The bytes that wait for the backward pass of what `forward` returns, with the modules that keep them first: the tokens that it reads, too, but no weights and buffers."
+    memory = lambda tensor: tensor.untyped_storage()._cdata
+    inside, shown, kept, counted, weights = [], [], Counter(), set(), set(map(memory, chain(model.parameters(), model.buffers())))
     def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen: kept[layerless(inside[-1]) or "(model)" if inside else "(loss and the rest)"] += storage.nbytes()
-        seen.add(storage.data_ptr())
+        tensor = tensor.detach()   # itself, it would hold the graph by which it is held
+        shown.append((ref(tensor), layerless(inside[-1]) or "(model)" if inside else "(loss and the rest)"))
         return tensor
-    with entering(model, inside.append, inside.pop), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward()   # as long as it is there, nothing that was kept is given away
+    with entering(model, inside.append, inside.pop), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor): result = forward()
+    for tensor, name in ((reference(), name) for reference, name in shown):
+        if tensor is None or memory(tensor) in weights: continue   # None: its graph is gone
+        part = memory(tensor), tensor.storage_offset(), tensor.numel()
+        if part not in counted: kept[name] += min(tensor.nbytes, tensor.untyped_storage().nbytes())
+        counted.add(part)
     del result
     return dict(kept.most_common())
