@@ -21,14 +21,15 @@ class EMA:
                  decay: float = 0.999):  # share that stays per step
         if not 0 <= decay < 1: raise ValueError(f"decay={decay} must be at least 0 and below 1")
         self.decay, self.steps = decay, 0
-        self.means = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        wide = lambda p: torch.promote_types(p.dtype, torch.float32)  # in bfloat16, a thousandth of a difference is lost
+        self.means = {name: p.detach().to(wide(p), copy=True) for name, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         "Take in the weights as they are now."
         self.steps += 1
         weights = dict(model.named_parameters())
-        for name, mean in self.means.items(): mean.lerp_(weights[name], (1 - self.decay) / (1 - self.decay ** self.steps))
+        for name, mean in self.means.items(): mean.lerp_(weights[name].to(mean.dtype), (1 - self.decay) / (1 - self.decay ** self.steps))
 
     def weights(self) -> dict[str, Tensor]:
         "The averages by name. Raises `ValueError` before the first update."

@@ -8,7 +8,7 @@ __all__ = ['RateTrial', 'RisingRate', 'find_rate']
 # %% ../../nbs/optimization/05a_learning_rate.ipynb #6ac7d780
 import copy
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 from jaxtyping import Int
@@ -65,7 +65,7 @@ def find_rate(model: nn.Module,             # stays as it is
               steps: int = 200
              ) -> RateTrial:
     "Train a copy of `model` with a rising rate until the loss explodes (Smith 2017, section 3.3). Raises `ValueError` for a stream, or unless 0 < lowest < highest and steps >= 10."
-    if not 0 < lowest < highest: raise ValueError(f"lowest={lowest} and highest={highest}; expected 0 < lowest < highest")
+    if not 0 < lowest < highest < inf: raise ValueError(f"lowest={lowest} and highest={highest}; expected 0 < lowest < highest, both finite")
     if steps < 10: raise ValueError(f"steps={steps}; expected at least 10, since the losses are averaged")
     if hasattr(windows, "load_state_dict"): raise ValueError("the trial would use up a part of the stream; expected a table of windows, such as some batches of it")
     trial, rising = RateTrial([], []), RisingRate(lowest, highest, steps)

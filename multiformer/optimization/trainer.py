@@ -45,7 +45,7 @@ def check_config(config) -> None:
     c = config
     counts = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every")
     checks = {name: (type(getattr(c, name)) is int and getattr(c, name) > 0, "an integer of at least 1") for name in counts}
-    checks |= {"lr": (c.lr > 0, "positive"), "weight_decay": (c.weight_decay >= 0, "at least 0"),
+    checks |= {"lr": (0 < c.lr < inf, "positive and finite"), "weight_decay": (0 <= c.weight_decay < inf, "at least 0, and finite"),
                "betas": (len(c.betas) == 2 and all(0 <= beta < 1 for beta in c.betas), "two numbers in [0, 1)"),
                "optimizer": (c.optimizer in OPTIMIZERS, f"one of {list(OPTIMIZERS)}"), "schedule": (c.schedule in SCHEDULES, f"one of {list(SCHEDULES)}"),
                "clip": (c.clip is None or c.clip > 0, "positive or None"), "ema": (c.ema is None or 0 <= c.ema < 1, "in [0, 1), or None"),
@@ -388,9 +388,12 @@ def validated_weights(trainer: Trainer) -> Iterator[None]:
 
 # %% ../../nbs/optimization/02_trainer.ipynb #29f06958
 def validate(trainer: Trainer) -> float:
-    "Record the loss on the windows for validation."
+    "Record the loss on the windows for validation. Raises `FloatingPointError` for one that is no number."
     c = trainer.config
     with validated_weights(trainer): loss = mean_loss(trainer.model, trainer.valid, c.batch_size // c.accumulate, c.bf16, trainer.valid_loss)
+    if not isfinite(loss):
+        trainer.flush()   # where the training's own loss is none either, that is named
+        raise FloatingPointError(f"the loss on the windows for validation is {loss} after step {trainer.step}; try a lower lr, or float32")
     trainer.history.valid[trainer.step] = loss
     return loss
 
@@ -451,7 +454,7 @@ def resume_run(trainer: Trainer, folder: Path) -> None:
     "Go on from the checkpoint in `folder`. Raises `ValueError` if it is damaged or belongs to another run."
     steps = read_state(folder)["progress"]["step"]
     try: history = History.from_jsonl((folder / "history.jsonl").read_text())
-    except (OSError, ValueError, KeyError) as error: raise ValueError(f"{folder} is damaged: history.jsonl: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error: raise ValueError(f"{folder} is damaged: history.jsonl: {error}") from None
     if len(history.losses) != steps: raise ValueError(f"{folder} is damaged: history.jsonl holds {len(history.losses)} of {steps} steps")
     means = read_tensors(folder, "ema") if (folder / "ema.safetensors").exists() else {}
     progress = load_checkpoint(folder, trainer.model, trainer.optimizer, trainer.run)
