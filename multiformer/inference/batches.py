@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from .cache import KVCache, prefill
-from .generation import check_generation, choose, column_major
+from .generation import check_generation, choose, column_major, continuation
 from .paged import PagedCache
 
 # %% ../../nbs/inference/02a_batches.ipynb #45ca1629
@@ -73,5 +73,6 @@ def generate_texts(model: nn.Module,  # with its tokenizer
     if isinstance(prompts, str): raise ValueError("prompts is one string; expected a list of them (generate_text takes one)")
     if (tokenizer := model.tokenizer) is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`, or use `generate_batch` with tokens")
     end = options.setdefault("eos_id", tokenizer.eos_id)
-    rows = generate_batch(model, [[*tokenizer.start, *tokenizer.encode(prompt)] for prompt in prompts], max_new_tokens, **options)
-    return [tokenizer.decode([token for token in row if token != end]) for row in rows]
+    prompts = [[*tokenizer.start, *tokenizer.encode(prompt)] for prompt in prompts]
+    rows = generate_batch(model, prompts, max_new_tokens, **options)
+    return [continuation(tokenizer, prompt, [token for token in row if token != end]) for prompt, row in zip(prompts, rows)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['column_major', 'check_generation', 'choose', 'open_cache', 'generate_with_logits', 'generate_steps', 'generate',
-           'partial_stop', 'StreamedToken', 'stream_tokens', 'stream', 'generate_text']
+           'partial_stop', 'StreamedToken', 'continuation', 'stream_tokens', 'stream', 'generate_text']
 
 # %% ../../nbs/inference/02_generation.ipynb #590af8fc
 import math
@@ -139,6 +139,12 @@ class StreamedToken:
     @property
     def probability(self) -> float: return math.exp(-self.surprise)
 
+# %% ../../nbs/inference/02_generation.ipynb #f3d53396
+def continuation(tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
+    "What `ids` add to the text of `before`."
+    start, whole = tokenizer.decode(before), tokenizer.decode([*before, *ids])
+    return whole[len(start):] if whole.startswith(start) else tokenizer.decode(ids)   # else `before` ended within a character
+
 # %% ../../nbs/inference/02_generation.ipynb #bf62e610
 def stream_tokens(model: nn.Module,        # with its tokenizer
                   prompt: str | Sequence[int],  # a text, read after the tokenizer's `start`; or tokens, read as they are
@@ -152,12 +158,12 @@ def stream_tokens(model: nn.Module,        # with its tokenizer
     if n_alternatives < 0: raise ValueError(f"n_alternatives must be at least 0, not {n_alternatives}")
     ends = set() if (eos := options.setdefault("eos_id", tokenizer.eos_id)) is None else {eos, tokenizer.eos_id}
     stop = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
-    ids = [*tokenizer.start, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-    tokens, ids, shown = torch.tensor([ids], dtype=torch.long, device=model.device), [], 0
+    before = [*tokenizer.start, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+    tokens, ids, shown = torch.tensor([before], dtype=torch.long, device=model.device), [], 0
     for n, (chosen, logits) in enumerate(generate_with_logits(model, tokens, max_new_tokens, **options), 1):
         token, log_probs = chosen.item(), logits[0].float().log_softmax(-1)
         if token not in ends: ids.append(token)
-        text = tokenizer.decode(ids)
+        text = continuation(tokenizer, before, ids)
         whole = text.rstrip("\ufffd")   # half a character
         cut = min((text.find(s) for s in stop if s in text), default=len(text) if token in ends or n == max_new_tokens else None)
         ready = max(shown, len(whole) - partial_stop(whole, stop)) if cut is None else cut
