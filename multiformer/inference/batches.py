@@ -22,9 +22,10 @@ from .paged import PagedCache
 def pad_left(rows: Sequence[Sequence[int]],
              pad_id: int = 0   # any token: nobody sees it
             ) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:  # tokens, and 0 for text and −1 for padding
-    "The rows as one table, with their ends below each other. Raises `ValueError` for none, or one without tokens."
+    "The rows as one table, with their ends below each other. Raises `ValueError` for none, or one without tokens or with fractions."
     if not len(rows): raise ValueError("there are no prompts")
     if empty := [i for i, row in enumerate(rows) if not len(row)]: raise ValueError(f"prompt {empty[0]} is empty; give at least one token")
+    if broken := [i for i, row in enumerate(rows) if torch.as_tensor(row).is_floating_point()]: raise ValueError(f"prompt {broken[0]} is {rows[broken[0]]!r:.80}; expected integers")
     width = max(map(len, rows))
     tokens, documents = torch.full((len(rows), width), pad_id), torch.full((len(rows), width), -1)
     for i, row in enumerate(rows): tokens[i, width - len(row):], documents[i, width - len(row):] = torch.as_tensor(row), 0

@@ -73,7 +73,7 @@ def check_search(model: nn.Module, tokens: Int[Tensor, "b t"], n_beams: int, max
     "Raise `ValueError` for a search that cannot work."
     if not getattr(model, "causal", True): raise ValueError(f"{type(model).__name__} sees the whole text at once and cannot continue one; expected a decoder")
     if n_beams < 1 or max_new_tokens < 1: raise ValueError(f"n_beams={n_beams}, max_new_tokens={max_new_tokens}; expected at least 1 of each")
-    if early_stopping not in (True, False, "never"): raise ValueError(f"early_stopping={early_stopping!r}; expected True, False or 'never'")
+    if not isinstance(early_stopping, bool) and early_stopping != "never": raise ValueError(f"early_stopping={early_stopping!r}; expected True, False or 'never'")
     if tokens.ndim != 2 or not tokens.shape[1]: raise ValueError(f"tokens have the shape {tuple(tokens.shape)}; expected (prompts, tokens), with at least one token")
     if tokens.shape[1] + max_new_tokens > model.config.context:
         raise ValueError(f"{tokens.shape[1]} tokens and {max_new_tokens} new ones exceed the context of {model.config.context}")
@@ -89,6 +89,7 @@ def beam_search(model: nn.Module,
                ) -> Beams:                           # `n_beams` texts for each prompt
     "The most probable continuations that `n_beams` open beginnings lead to, filled up with `eos_id`. Raises `ValueError` as `check_search` does."
     check_search(model, tokens, n_beams, max_new_tokens, early_stopping)
+    if not abs(length_penalty) <= 100: raise ValueError(f"length_penalty={length_penalty}; expected a number from -100 to 100")
     b, t = tokens.shape
     done = Beams(tokens.new_zeros(b, n_beams, t + max_new_tokens), torch.full((b, n_beams), -torch.inf, device=tokens.device))
     beams = Beams(tokens[:, None].expand(-1, n_beams, -1), done.scores.index_fill(1, torch.zeros(1, dtype=torch.long, device=tokens.device), 0.))   # one beam to begin with

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Parser', 'number', 'sampling_parser', 'sampling_options', 'open_model', 'write', 'run_generate', 'answer_end',
-           'fit_chat', 'ask', 'run_chat', 'run_serve', 'build_parser', 'main']
+           'fit_chat', 'ask', 'run_chat', 'run_serve', 'build_parser', 'ended_by_signal', 'main']
 
 # %% ../../nbs/inference/07_command.ipynb #e0b13782
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from math import inf
 from pathlib import Path
 
@@ -76,7 +78,10 @@ def run_generate(args: argparse.Namespace) -> None:
     "Write a continuation of the prompt to stdout, token by token."
     from multiformer.inference.generation import stream
     prompt = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
-    with closing(stream(open_model(args.model), prompt, **sampling_options(args))) as pieces:
+    model, options = open_model(args.model), sampling_options(args)
+    room = model.config.context - len(model.tokenizer.start) - len(model.tokenizer.encode(prompt))
+    options["max_new_tokens"] = min(options["max_new_tokens"], max(1, room))
+    with closing(stream(model, prompt, **options)) as pieces:
         for piece in pieces: write(piece)
     print()
 
@@ -166,12 +171,23 @@ def build_parser() -> Parser:
     server("--port", type=number(int, "an integer from 0 to 65535", lambda port: 0 <= port < 65536), default=8000, help="0: any that is free (8000)")
     return parser
 
+# %% ../../nbs/inference/07_command.ipynb #3291de6b
+@contextmanager
+def ended_by_signal():
+    "While it lasts, Ctrl-C ends the process at once: PyTorch can't be imported halfway."
+    main = threading.current_thread() is threading.main_thread()   # other threads get no signals
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if main else None
+    try: yield
+    finally:
+        if main: signal.signal(signal.SIGINT, before)
+
 # %% ../../nbs/inference/07_command.ipynb #cb982335
 def main(argv: Sequence[str] | None = None  # None: those of the program
         ) -> int:
-    "The command `multiformer`; the exit code is 0, 1 if something is wrong with a file or a text, 130 after Ctrl-C. Wrong usage raises `SystemExit(2)`."
+    "The command `multiformer`; the exit code is 0, 1 if something is wrong with a file or a text, 130 after Ctrl-C, or the signal itself while PyTorch is imported. Wrong usage raises `SystemExit(2)`."
     args, code = build_parser().parse_args(argv), 0
     sys.stdin, sys.stdout = sys.stdin or open(os.devnull), sys.stdout or open(os.devnull, "w")   # either may be closed
+    with ended_by_signal(): import torch
     try:
         code = args.run(args) or 0
         sys.stdout.flush()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..cells.hooks import record
+from ..cells.hooks import hook_points, record
 from .cache import KVCache
 from .generation import check_generation, column_major
 
@@ -29,6 +29,7 @@ def contrast(probability: Float[Tensor, "b k"],   # of each candidate
 def check_contrast(model: nn.Module, tokens: Int[Tensor, "b t"], max_new_tokens: int, k: int, alpha: float) -> None:
     "Raise `ValueError` as `check_generation` does, for `k` outside 1 to the vocabulary's size, and for `alpha` outside 0 to 1."
     check_generation(model, tokens, max_new_tokens)
+    if "ln_final.hook_normalized" not in hook_points(model): raise ValueError(f"a {type(model).__name__} doesn't show what its last norm gives; expected the model itself")
     if not 1 <= k <= model.config.vocab_size: raise ValueError(f"k={k}; expected 1 to {model.config.vocab_size}, the size of the vocabulary")
     if not 0 <= alpha <= 1: raise ValueError(f"alpha={alpha}; expected 0 to 1")
 

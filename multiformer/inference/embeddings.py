@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..cells.hooks import record
+from ..cells.hooks import hook_points, record
 from ..models.base import Model
 from ..models.encoder import Encoder, embed_texts, mean_pool
 
@@ -32,6 +32,7 @@ def embed_text(model: Model,                # with its tokenizer
         if pooling == "last": raise ValueError("the last token of an encoder is no summary: each sees the whole text; expected pooling='mean'")
         return embed_texts(model, texts, batch_size)
     if (tokenizer := model.tokenizer) is None: raise ValueError("the model has no tokenizer: set `model.tokenizer`")
+    if "ln_final.hook_normalized" not in hook_points(model): raise ValueError(f"a {type(model).__name__} doesn't show what its last norm gives; expected the model itself")
     before, context, vectors = len(tokenizer.start), model.config.context, []
     rows = [torch.tensor(tokenizer.start + ids) for ids in tokenizer.encode_batch(texts)]
     for i, row in enumerate(rows):

@@ -122,7 +122,8 @@ class SamplingRequest:
         return range(n)
 
     def options(self, n_prompt: int) -> dict:
-        "The sampling options of `stream_tokens`. Raises `ValueError` for a seed of more than 64 bits, for a penalty outside [-2, 2], and for the options of a stream that isn't asked for."
+        "The sampling options of `stream_tokens`. Raises `ValueError` for more than 16 stops, for a seed of more than 64 bits, for a penalty outside [-2, 2], and for the options of a stream that isn't asked for."
+        if isinstance(self.stop, list) and len(self.stop) > 16: raise ValueError(f"stop: there are {len(self.stop)}; expected at most 16")
         if self.stream_options and not self.stream: raise ValueError("stream_options need stream = true")
         options = {name: value for name in ("temperature", "top_p", "top_k", "min_p", "stop", "seed") if (value := getattr(self, name)) is not None}
         if not -2 ** 63 <= (seed := options.get("seed", 0)) < 2 ** 63 - self.copies[-1]: raise ValueError(f"seed: {seed + self.copies[-1]} has more than 64 bits")
@@ -277,7 +278,9 @@ def chat_jobs(model: nn.Module, name: str, request: ChatRequest,
              ) -> list[Job]:
     "The jobs of answering. Raises as `make_job`, `plain_message` and `encode_chat` do."
     if request.top_logprobs is not None and not request.logprobs: raise ValueError("top_logprobs needs logprobs = true")
-    ids = encode_chat(model.tokenizer, in_turns(map(plain_message, request.messages)), template, add_generation_prompt=True).ids
+    turns = in_turns(map(plain_message, request.messages))
+    if len(turns) > model.config.context: raise ApiError(f"messages: there are {len(turns)}; the context of this model holds {model.config.context} tokens", param="messages", code="context_length_exceeded")
+    ids = encode_chat(model.tokenizer, turns, template, add_generation_prompt=True).ids
     count = request.top_logprobs or 0 if request.logprobs else None
     return all_copies(make_job(model, name, "chat.completion", request, ids, request.limit, answer_end(model.tokenizer, template), request.schema, logprobs=count), request)
 
@@ -403,7 +406,8 @@ async def read_request(kind: type,  # CompletionRequest or ChatRequest
     except ValidationError as error:
         first, *_ = problems = error.errors()
         param = str(first["loc"][0]) if first["loc"] else None
-        said = dict.fromkeys(problem["msg"] for problem in problems if problem["loc"][:1] == first["loc"][:1])
+        words = lambda problem: f"{problem['msg']} {problem['loc'][-1]!r:.80}" if problem["type"] == "unexpected_keyword_argument" else problem["msg"]
+        said = dict.fromkeys(words(problem) for problem in problems if problem["loc"][:1] == first["loc"][:1])
         raise ApiError(": ".join(filter(None, (param, ", or ".join(said)))), param=param) from None
 
 # %% ../../nbs/inference/08_server.ipynb #5f3e261d
@@ -500,9 +504,10 @@ def make_server(app):
 
 # %% ../../nbs/inference/08_server.ipynb #fafcde18
 def serve(model: nn.Module, name: str, template: str = "plain", host: str = "127.0.0.1", port: int = 8000) -> None:
-    "Serve a model until Ctrl-C. Raises `ValueError` as `listen` does, `ImportError` where the extra `serve` isn't installed."
+    "Serve a model until Ctrl-C. Raises `ValueError` as `listen` does, and for a template whose tokens the vocabulary lacks, `ImportError` where the extra `serve` isn't installed."
     try: import fastapi, uvicorn
     except ImportError: raise ImportError("the server needs FastAPI and uvicorn: pip install 'multiformer[serve]'") from None
+    answer_end(model.tokenizer, template)
     with listen(host, port) as sock:
         server = make_server(create_app(model, name, template))
         print(f"{name} at http://{host}:{sock.getsockname()[1]}/v1 (Ctrl-C ends)", flush=True)

@@ -78,7 +78,7 @@ class PromptLookup:
 
 # %% ../../nbs/inference/06_speculative.ipynb #cfa1b2b5
 class Speculation(NamedTuple):
-    "A text and what it took to write it; `len(accepted)` is the number of the model's passes."
+    "A text and what it took to write it; `len(accepted)` is the number of the model's passes. Each writes a token of the model's own as well, but for one that guessed the end."
     tokens: Int[Tensor, "1 s"]  # prompt and continuation
     drafted: list[int]          # in each round, the tokens that were guessed
     accepted: list[int]         # and those that stood
