@@ -10,10 +10,10 @@ import lazy_loader
 
 # %% ../../nbs/eval/index.ipynb #8ec6697d
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "perplexities": ["bits_per_byte", "evaluating", "perplexity", "token_log_probs", "token_rows"],
+    "perplexities": ["bits_per_byte", "evaluating", "perplexity", "text_bits", "token_log_probs", "token_rows"],
     "facts": ["FactScores", "continuation_scores", "story_facts", "trick_facts", "wilson"],
     "pairs": ["minimal_pairs", "pair_margins", "read_pairs", "storybook_pairs"],
-    "calibration": ["Bin", "calibration_error", "confidences", "loss_by_class", "loss_by_position", "reliability", "token_kind"],
+    "calibration": ["Bin", "calibration_error", "confidences", "loss_by_class", "loss_by_position", "reliability", "spellings", "token_kind"],
     "harness": ["TASKS", "continue_until", "harness_class", "harness_command", "pair_log_probs", "storybook_tasks", "write_task"],
     "comparisons": ["Measure", "Report", "above_floor", "bootstrap_interval", "measure_model", "paired_test", "report"],
     "quality": ["acceptance", "bleu", "distinct_n", "repetition", "self_bleu", "write_samples"],

@@ -81,7 +81,7 @@ class FactScores:
 def story_facts(model: nn.Module,        # with its tokenizer
                 stories: Iterable[Story]
                ) -> FactScores:
-    "Who has the thing? The log-probability of each name of a story, and the full stop, after the prompt. Raises `ValueError` if there are no stories."
+    "Who has the thing? The log-probability of each name of a story, and the full stop, after the prompt. Raises `ValueError` if there are no stories, or as `token_log_probs` does."
     stories = list(stories)
     if not stories: raise ValueError("there is nothing to ask: no stories")
     scores = continuation_scores(model, [story.prompt for story in stories], [[f" {name}." for name in story.names] for story in stories])

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data_wrangling.stories import storybook
 from .pairs import RULES, storybook_pairs
-from .perplexities import evaluating, token_log_probs, token_rows
+from .perplexities import check_scores, evaluating, token_log_probs, token_rows
 from ..inference.generation import generate_text
 from ..models.base import write_atomically
 from ..models.zoo import load
@@ -29,7 +29,7 @@ def pair_log_probs(model: nn.Module,
                    batch_size: int = 16,
                    progress: bool = False
                   ) -> list[tuple[float, bool]]:  # log-probability in nats, and whether greedy decoding writes it
-    "Score the second part of each pair after the first. Raises `ValueError` for an empty part, or a second one longer than the context."
+    "Score the second part of each pair after the first. Raises `ValueError` for an empty part, or a second one longer than the context, and as `check_scores` does."
     context, device, out = model.config.context, next((p.device for p in model.parameters()), "cpu"), {}
     for i, (head, tail) in enumerate(pairs):
         if not head or not 0 < len(tail) <= context: raise ValueError(f"pair {i} has {len(head)} and {len(tail)} tokens; expected at least 1 of each, and at most {context} to score")
@@ -40,20 +40,23 @@ def pair_log_probs(model: nn.Module,
             log_probs = model(pad_sequence(rows, batch_first=True)[:, :-1].to(device)).float().log_softmax(-1).cpu()
             for i, row, scores in zip(batch, rows, log_probs):
                 tail = row[-len(pairs[i][1]):, None]
-                scores = scores[len(row) - 1 - len(tail):len(row) - 1]  # what is said before each scored token
+                check_scores(scores := scores[len(row) - 1 - len(tail):len(row) - 1])  # what is said before each scored token
                 out[i] = scores.gather(-1, tail).double().sum().item(), bool((scores.argmax(-1, keepdim=True) == tail).all())
     return [out[i] for i in range(len(pairs))]
 
 # %% ../../nbs/eval/06_harness.ipynb #48f5c5a2
 def continue_until(model: nn.Module,     # with its tokenizer
                    prompt: str,
-                   until: str | Sequence[str] = (),  # the text ends before the first of these
+                   until: str | Sequence[str] | None = None,  # the text ends before the first of these
                    max_gen_toks: int = 256,
                    temperature: float = 0.,
                    do_sample: bool = False,          # False: greedy, whatever the temperature says
+                   top_k: int | None = None,         # of `generate`, as are the next two; 0, as for other models of the harness: all
+                   top_p: float | None = None, min_p: float | None = None,
+                   seed: int = 0,
                    **_                               # what the harness passes on for other kinds of models
                   ) -> str:
-    "What the model writes after `prompt`. Raises `ValueError` for fewer than 1 new token."
+    "What the model writes after `prompt`. Raises `ValueError` for fewer than 1 new token, and as `check_sampling` does."
     if max_gen_toks < 1: raise ValueError(f"max_gen_toks={max_gen_toks}; expected at least 1")
     tokenizer, context = model.tokenizer, model.config.context
     ids, room = tokenizer.encode(prompt), context - len(tokenizer.start)
@@ -61,7 +64,7 @@ def continue_until(model: nn.Module,     # with its tokenizer
     if len(ids) + new > room:  # a cut text may encode to more tokens than it had
         cuts = (tokenizer.decode(ids[len(ids) - keep:]) for keep in range(room - new, -1, -1))
         prompt = next(text for text in cuts if len(tokenizer.encode(text)) <= room - new)
-    return generate_text(model, prompt, new, stop=until, temperature=temperature if do_sample else 0, seed=0)
+    return generate_text(model, prompt, new, stop=until or (), temperature=temperature if do_sample else 0, top_k=top_k or None, top_p=top_p, min_p=min_p, seed=seed)
 
 # %% ../../nbs/eval/06_harness.ipynb #3a9c3b57
 class HarnessMethods:
@@ -97,7 +100,8 @@ class HarnessMethods:
         return [row.double().sum().item() for row in scores]
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        return [continue_until(self.model, *request.args[:1], **request.args[1]) for request in tqdm(requests, disable=disable_tqdm, leave=False)]
+        asked = tqdm([request.args[:2] for request in requests], disable=disable_tqdm, leave=False)
+        return [continue_until(self.model, prompt, **options | {"seed": options.get("seed", 0) + i}) for i, (prompt, options) in enumerate(asked)]
 
 # %% ../../nbs/eval/06_harness.ipynb #b61cab19
 def harness_class() -> type:

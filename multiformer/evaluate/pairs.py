@@ -24,14 +24,15 @@ def pair_margins(model: nn.Module,                  # with its tokenizer
                  pairs: Iterable[tuple[str, str]],  # (good, bad)
                  batch_size: int = 16
                 ) -> Float[Tensor, "n"]:            # in nats; positive where the good text is more likely
-    "log p(good) - log p(bad) of each pair. Raises `ValueError` if there are no pairs, or one of them isn't two texts."
+    "log p(good) - log p(bad) of each pair. Raises `ValueError` if there are no pairs, one of them isn't two texts, or as `token_log_probs` does."
     pairs = [tuple(pair) for pair in pairs]
     if not pairs: raise ValueError("there is nothing to compare: no pairs")
     for i, pair in enumerate(pairs):
         if len(pair) != 2 or not all(isinstance(text, str) and text for text in pair): raise ValueError(f"pair {i} is {pair!r}; expected two texts: (good, bad)")
     scores = token_log_probs(model, token_rows(model, chain.from_iterable(pairs)), batch_size=batch_size)
     totals = torch.stack([row.double().sum() for row in scores])
-    return totals[::2] - totals[1::2]
+    good, bad = totals[::2], totals[1::2]
+    return torch.where(good == bad, 0., good - bad)  # two impossible texts are a tie, and not −∞ + ∞
 
 # %% ../../nbs/eval/02_minimal_pairs.ipynb #3c25a9c8
 def minimal_pairs(model: nn.Module,                  # with its tokenizer
@@ -48,7 +49,7 @@ def read_pairs(path: str | Path  # a .jsonl file with `sentence_good` and `sente
               ) -> list[tuple[str, str]]:
     "The pairs in a file in BLiMP's format. Raises `ValueError` that names a line which holds none."
     pairs = []
-    for i, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for i, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):  # the other line breaks of Unicode may stand in a text
         if not line.strip(): continue
         try: row = json.loads(line)
         except json.JSONDecodeError as error: raise ValueError(f"line {i} is no JSON: {error}") from None

@@ -60,8 +60,8 @@ def bleu(text: Sequence[str],                # words
 # %% ../../nbs/eval/04_generation_quality.ipynb #bda89458
 def self_bleu(texts: Sequence[str],
               n: int = 4  # longest run of words
-             ) -> float:  # 0 to 1; 1: each text stands in another one
-    "The mean BLEU of each text against all others (Zhu et al. 2018). Raises `ValueError` for fewer than 2 texts."
+             ) -> float:  # 0 to 1; 1 if each text comes twice and has `n` words, less if it is only the beginning of another
+    "The mean unsmoothed BLEU of each text against all others (Zhu et al. 2018); a text of fewer than `n` words counts 0. Raises `ValueError` for fewer than 2 texts."
     if len(texts) < 2: raise ValueError(f"{len(texts)} texts; expected at least 2, to compare with each other")
     words = [text.split() for text in texts]
     return sum(bleu(words[i], words[:i] + words[i + 1:], n) for i in range(len(words))) / len(words)
@@ -84,7 +84,7 @@ def write_samples(model: nn.Module,           # with a tokenizer that has an end
 # %% ../../nbs/eval/04_generation_quality.ipynb #df680cf0
 def acceptance(texts: Sequence[str]
               ) -> tuple[float, float]:  # the share of accepted stories, and the mean share of a text before its first fault
-    "How well texts keep the storybook's grammar, facts and all. Raises `ValueError` for no texts."
+    "How well texts keep the storybook's grammar, facts, white space and all. Raises `ValueError` for no texts."
     if not len(texts): raise ValueError("there are no texts")
     accepted, followed = [], []
     for text in texts:
