@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .cache import KVCache, prefill
 from .generation import check_generation, choose, column_major, continuation
 from .paged import PagedCache
+from .sampling import seeded
 
 # %% ../../nbs/inference/02a_batches.ipynb #45ca1629
 def pad_left(rows: Sequence[Sequence[int]],
@@ -55,7 +56,7 @@ def generate_batch(model: nn.Module,
     tokens, documents = (table.to(next(model.parameters()).device) for table in pad_left(prompts))
     past = KVCache(model, len(tokens), tokens.shape[1] + max_new_tokens) if cache is None else cache
     seed, padded = torch.Generator().seed() % 2 ** 62 if seed is None else seed, bool((documents < 0).any())
-    sources = [([copy(processor) for processor in processors], torch.Generator(tokens.device).manual_seed(seed + i)) for i in range(len(tokens))]
+    sources = [([copy(processor) for processor in processors], seeded(seed + i, tokens.device)) for i in range(len(tokens))]
     texts, rows = [[] for _ in prompts], torch.arange(len(tokens), device=tokens.device)
     with column_major(model):
         for _ in range(max_new_tokens):

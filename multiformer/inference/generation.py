@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .cache import KVCache, prefill
 from .prefix import PrefixCache
-from .sampling import check_sampling, sample
+from .sampling import check_sampling, sample, seeded
 
 # %% ../../nbs/inference/02_generation.ipynb #2e3720aa
 @contextmanager
@@ -88,7 +88,7 @@ def generate_with_logits(model: nn.Module,
                          **sampling) -> Iterator[tuple[Int[Tensor, "b"], Float[Tensor, "b v"]]]:  # `temperature` (0: greedy), `top_k`, … of `sample`
     "Yield, step by step, one new token per row and the model's logits before processors and cuts. Raises `ValueError` as `check_generation` does, before the first step."
     check_generation(model, tokens, max_new_tokens, processors, **sampling)
-    generator = torch.Generator(tokens.device).manual_seed(torch.Generator().seed() if seed is None else seed)
+    generator = seeded(seed, tokens.device)
     past = open_cache(model, tokens, tokens.shape[1] + max_new_tokens, cache)
     eos, done = -1 if eos_id is None else eos_id, torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     ended = [] if eos_id is None else [lambda _, scores: scores.masked_fill(done[:, None], 0.)]   # such a row may have no token left that is allowed

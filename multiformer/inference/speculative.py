@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache, LayerCache
 from .generation import check_generation, column_major
-from .sampling import distribution
+from .sampling import distribution, seeded
 
 # %% ../../nbs/inference/06_speculative.ipynb #9b2a59c9
 def verify(target: Float[Tensor, "b n1 v"],  # the model's probabilities, at the n guessed places and behind them
@@ -110,7 +110,7 @@ def speculative_generate(model: nn.Module,
                         ) -> Speculation:
     "A text distributed as `generate` would draw it, in fewer passes of `model`. Raises `ValueError` as `check_speculation` does."
     check_speculation(model, draft, tokens, max_new_tokens, n_draft, **sampling)
-    generator, total = torch.Generator(tokens.device).manual_seed(torch.Generator().seed() if seed is None else seed), tokens.shape[1] + max_new_tokens
+    generator, total = seeded(seed, tokens.device), tokens.shape[1] + max_new_tokens
     past, text, rounds = whole_cache(model, total), tokens, []
     with column_major(nn.ModuleList(net for net in (model, draft) if isinstance(net, nn.Module))):
         guesser = ModelDraft(draft, n_draft, total, generator, sampling) if isinstance(draft, nn.Module) else draft
