@@ -122,4 +122,4 @@ def test_a_request_that_is_too_large_is_not_parsed(server, declared):
     body = b'{"model": "blm-storybook", "prompt": ' + b"a" * 10_000_000   # no JSON: had it been parsed, the answer would be 400
     pieces = (body[i:i + 100_000] for i in range(0, len(body), 100_000))
     answer = httpx.post(f"{server[0]}/completions", content=body if declared else pieces, headers={"content-type": "application/json"}, timeout=60)
-    assert answer.status_code == 413 and answer.json()["error"]["message"] == "the request has more than 10000000 bytes"
+    assert answer.status_code == 413 and answer.json()["error"]["message"] == "the request has more than 4000000 bytes"
