@@ -174,12 +174,12 @@ def build_parser() -> Parser:
 # %% ../../nbs/inference/07_command.ipynb #3291de6b
 @contextmanager
 def ended_by_signal():
-    "While it lasts, Ctrl-C ends the process at once: PyTorch can't be imported halfway."
-    main = threading.current_thread() is threading.main_thread()   # other threads get no signals
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if main else None
+    "While it lasts, Ctrl-C ends the process at once, if it would raise `KeyboardInterrupt` otherwise: PyTorch can't be imported halfway."
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if raises: signal.signal(signal.SIGINT, signal.SIG_DFL)
     try: yield
     finally:
-        if main: signal.signal(signal.SIGINT, before)
+        if raises: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # %% ../../nbs/inference/07_command.ipynb #cb982335
 def main(argv: Sequence[str] | None = None  # None: those of the program
