@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..models.base import Model, load_weights, save, stored_weights
+from ..models.base import Model, load_weights, save, stored_weights, write_weights
 
 # %% ../../nbs/optimization/01_checkpoint.ipynb #212e8077
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Shaped[Tensor, "..."]]:
@@ -94,7 +94,7 @@ def write_model(model: nn.Module, folder: Path) -> None:
     if isinstance(model, Model) and not getattr(model, "quantization", ()):   # packed weights aren't what the model holds
         try: return save(model, folder)
         except ValueError: pass                                               # before anything was written
-    save_file(stored_weights(model), folder / "model.safetensors")
+    write_weights(stored_weights(model), folder)
 
 # %% ../../nbs/optimization/01_checkpoint.ipynb #811fff9f
 def save_checkpoint(out: str | Path,             # folder of the run
